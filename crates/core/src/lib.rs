@@ -4,11 +4,17 @@
 //! `no_std`, and what it needs to know is passed in. The agent, the simulator and the tests run the same code.
 //!
 //! * [`time`], [`backoff`], [`clock`]: instants, waits, the difference between two clocks.
+//! * [`notice`]: what was announced. [`evacuation`]: the agent's machine.
+//! * [`conclusion`]: what becomes of work whose process ended.
 
 #![cfg_attr(not(test), no_std)]
+#![warn(clippy::wildcard_enum_match_arm, clippy::float_arithmetic)]
 
 extern crate alloc;
 
 pub mod backoff;
 pub mod clock;
+pub mod conclusion;
+pub mod evacuation;
+pub mod notice;
 pub mod time;
