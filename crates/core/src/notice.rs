@@ -53,6 +53,8 @@ pub enum Source {
     Sigterm,
     /// `lifeboat evacuate`, by hand or from a remote command.
     Operator,
+    /// The workload failed by itself: what it left is saved, so that it can be tried again.
+    Failure,
 }
 
 /// The identity of one interruption across all sources and restarts: the instant at which AWS says it will
@@ -197,6 +199,7 @@ impl fmt::Display for Source {
             Self::TerminationTime => "termination-time",
             Self::Sigterm => "SIGTERM",
             Self::Operator => "lifeboat evacuate",
+            Self::Failure => "the workload's failure",
         })
     }
 }

@@ -161,15 +161,7 @@ impl Evacuation {
                 if notice.key.is_some() && notice.key == *handled {
                     Reason::AlreadyHandled { source: notice.source }
                 } else {
-                    self.progress = Progress::Evacuating {
-                        interruption: Interruption::begin(notice, now),
-                        stages: [StageState::Waiting; STAGES],
-                    };
-                    Reason::Began {
-                        source: notice.source,
-                        action: notice.action,
-                        left: notice.deadline.since(now),
-                    }
+                    self.begin(notice, now)
                 }
             }
             (Progress::Idle { .. }, Input::Ended(stage, _)) => Reason::ReportIgnored { stage },
@@ -188,8 +180,12 @@ impl Evacuation {
             }
             // Whoever says so cannot know: what was begun is brought to its end first.
             (Progress::Evacuating { .. }, Input::Survived) => Reason::NothingDue,
-            (Progress::Finished { .. }, Input::Notice(notice)) => {
-                Reason::AlreadyHandled { source: notice.source }
+            (Progress::Finished { interruption, .. }, Input::Notice(notice)) => {
+                if is_another(interruption, &notice) {
+                    self.begin(notice, now)
+                } else {
+                    Reason::AlreadyHandled { source: notice.source }
+                }
             }
             (Progress::Finished { .. }, Input::Ended(stage, _)) => Reason::ReportIgnored { stage },
             (Progress::Finished { .. }, Input::Tick) => Reason::NothingDue,
@@ -209,6 +205,14 @@ impl Evacuation {
             (reason, _) => reason,
         };
         Turn { effects, wake_at: self.wake_at(), reason }
+    }
+
+    fn begin(&mut self, notice: Notice, now: Timestamp) -> Reason {
+        self.progress = Progress::Evacuating {
+            interruption: Interruption::begin(notice, now),
+            stages: [StageState::Waiting; STAGES],
+        };
+        Reason::Began { source: notice.source, action: notice.action, left: notice.deadline.since(now) }
     }
 
     /// Ends what is out of time, starts what is due, finishes when all has ended.
@@ -243,6 +247,13 @@ impl Evacuation {
             Progress::Idle { .. } | Progress::Finished { .. } => None,
         }
     }
+}
+
+/// Whether `notice` cannot be the interruption that was handled: it announces something worse (a terminate
+/// after a hibernation that the machine outlived), or another instant.
+fn is_another(handled: &Interruption, notice: &Notice) -> bool {
+    let other_instant = handled.key.is_some() && notice.key.is_some() && handled.key != notice.key;
+    notice.action > handled.action || other_instant
 }
 
 /// When the last stage must have ended: the deadline less the reserve, of which at most a tenth of the

@@ -203,6 +203,21 @@ fn every_phase_answers_every_input() {
     );
 }
 
+#[test]
+fn after_a_hibernation_a_worse_or_other_notice_is_a_new_interruption() {
+    let hibernate = notice(Source::InstanceAction, Action::Hibernate, 10_000, Some(7));
+    let mut machine = Evacuation::new(plan());
+    run_through(&mut machine, hibernate, |_| Report::Done);
+    for (next, is_new) in [
+        (hibernate, false),
+        (notice(Source::InstanceAction, Action::Hibernate, 10_000, Some(8)), true),
+        (notice(Source::Sigterm, Action::Terminate, 10_000, None), true),
+    ] {
+        let began = matches!(machine.clone().step(NOW, Input::Notice(next)).reason, Reason::Began { .. });
+        assert_eq!(began, is_new, "{next:?}");
+    }
+}
+
 /// Every (stage state, report) pair: only a running stage can end, and it ends as reported.
 #[test]
 fn every_stage_state_answers_every_report() {
