@@ -1,0 +1,416 @@
+//! Which store a URL names, what can go wrong in any store, and how often to try again.
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::path::{Path as FilePath, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lifeboat_core::backoff::Backoff;
+use lifeboat_core::time::Millis;
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+
+use crate::deadline::Deadline;
+use crate::id::Nonce;
+
+/// Where recovery points are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// A directory on this machine or on a file system that is mounted here. Always absolute.
+    Directory(PathBuf),
+    /// The memory of this process: for tests and trials, gone with it.
+    Memory,
+}
+
+/// A text that names no store of this build.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseStoreUrlError {
+    /// Nothing given.
+    #[error("the store is empty: give a directory, file:///DIRECTORY or memory://")]
+    Empty,
+    /// A scheme that this build cannot serve.
+    #[error(
+        "stores with {scheme}:// are not supported by this build: give a directory, file:///DIRECTORY or memory://"
+    )]
+    Unsupported {
+        /// What stood before `://`.
+        scheme: String,
+    },
+    /// `file://` with something else than an absolute path behind it.
+    #[error("{url:?} names no directory of this machine: write file:/// and an absolute path, spaces as %20")]
+    NotLocal {
+        /// What was given.
+        url: String,
+    },
+    /// A relative path, while the current directory is unknown.
+    #[error("the current directory is unknown: give the store as an absolute path")]
+    NoCurrentDirectory,
+}
+
+impl FromStr for StoreUrl {
+    type Err = ParseStoreUrlError;
+
+    fn from_str(text: &str) -> Result<Self, ParseStoreUrlError> {
+        let Some((scheme, rest)) = text.split_once("://") else {
+            if text.is_empty() {
+                return Err(ParseStoreUrlError::Empty);
+            }
+            let absolute = std::path::absolute(text).map_err(|_| ParseStoreUrlError::NoCurrentDirectory)?;
+            return Ok(Self::Directory(absolute));
+        };
+        match scheme {
+            "memory" => Ok(Self::Memory),
+            "file" => match percent_decoded(rest) {
+                Some(path) if path.starts_with('/') => Ok(Self::Directory(path.into())),
+                Some(_) | None => Err(ParseStoreUrlError::NotLocal { url: text.to_owned() }),
+            },
+            other => Err(ParseStoreUrlError::Unsupported { scheme: other.to_owned() }),
+        }
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => {
+                f.write_str("file://")?;
+                for character in path.to_string_lossy().chars() {
+                    match character {
+                        '%' | '?' | '#' | ' ' => write!(f, "%{:02X}", u32::from(character))?,
+                        other => write!(f, "{other}")?,
+                    }
+                }
+                Ok(())
+            }
+            Self::Memory => f.write_str("memory://"),
+        }
+    }
+}
+
+impl StoreUrl {
+    /// The directory, when it is one: never save it into itself.
+    #[must_use]
+    pub fn directory(&self) -> Option<&FilePath> {
+        match self {
+            Self::Directory(path) => Some(path),
+            Self::Memory => None,
+        }
+    }
+}
+
+/// `text` with `%41` read as `A`; `None` when an escape is broken or the result is no UTF-8.
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        if *first == b'%' {
+            let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &rest[2..];
+        } else {
+            bytes.push(*first);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Opens the store that `url` names, creating its directory (readable by its owner only: it holds their work).
+///
+/// A directory is written with fsync of files and directories before each answer, so that after a power cut the
+/// journal never names bytes that are gone. Memory gives a new, empty store at each call: share the `Arc`.
+///
+/// # Errors
+/// [`StoreError::Denied`], [`StoreError::Full`] or [`StoreError::Unavailable`] when the directory cannot be created
+/// or entered.
+pub fn open(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    match url {
+        StoreUrl::Memory => Ok(Arc::new(InMemory::new())),
+        StoreUrl::Directory(path) => {
+            let failed = |source| StoreError::new("open", &Path::default(), source);
+            create_private_directory(path).map_err(|source| {
+                failed(object_store::Error::Generic { store: "directory", source: Box::new(source) })
+            })?;
+            let store = LocalFileSystem::new_with_prefix(path).map_err(failed)?;
+            Ok(Arc::new(store.with_fsync(true)))
+        }
+    }
+}
+
+/// Creates `path` and what is missing above it with mode 0700; an existing directory keeps its mode.
+fn create_private_directory(path: &FilePath) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// What went wrong with one object of the store, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It is not there.
+    #[error("{key:?} is not in the store")]
+    NotFound {
+        /// The object's full key.
+        key: String,
+        /// What the store said.
+        #[source]
+        source: Box<object_store::Error>,
+    },
+    /// Permissions or credentials: a person must act.
+    #[error("the store does not allow to {operation} {key:?}")]
+    Denied {
+        /// What was tried.
+        operation: &'static str,
+        /// The object's full key.
+        key: String,
+        /// What the store said.
+        #[source]
+        source: Box<object_store::Error>,
+    },
+    /// No space left, or a quota is used up: prune, or use another store.
+    #[error("the store is full: could not {operation} {key:?}")]
+    Full {
+        /// What was tried.
+        operation: &'static str,
+        /// The object's full key.
+        key: String,
+        /// What the store said.
+        #[source]
+        source: Box<object_store::Error>,
+    },
+    /// No answer in time, in the last attempt.
+    #[error("the store did not answer within {waited_ms} ms to: {operation} {key:?}")]
+    TimedOut {
+        /// What was tried.
+        operation: &'static str,
+        /// The object's full key.
+        key: String,
+        /// How long the last attempt waited.
+        waited_ms: u64,
+    },
+    /// Anything else that may pass with time.
+    #[error("the store failed to {operation} {key:?}")]
+    Unavailable {
+        /// What was tried.
+        operation: &'static str,
+        /// The object's full key.
+        key: String,
+        /// What the store said.
+        #[source]
+        source: Box<object_store::Error>,
+    },
+    /// The object is there and is not what was written, or was never written by this program.
+    #[error("{key:?} in the store is damaged: {what}")]
+    Corrupt {
+        /// The object's full key.
+        key: String,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+impl StoreError {
+    /// Sorts an error of `object_store` by what the caller can do about it.
+    pub(crate) fn new(operation: &'static str, location: &Path, error: object_store::Error) -> Self {
+        use object_store::Error as E;
+        let key = location.to_string();
+        let io_kind = io_kind(&error);
+        let source = Box::new(error);
+        match (&*source, io_kind) {
+            (E::NotFound { .. }, _) => Self::NotFound { key, source },
+            (E::PermissionDenied { .. } | E::Unauthenticated { .. }, _)
+            | (_, Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)) => {
+                Self::Denied { operation, key, source }
+            }
+            (_, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) => {
+                Self::Full { operation, key, source }
+            }
+            (_, Some(_) | None) => Self::Unavailable { operation, key, source },
+        }
+    }
+
+    /// The object at `location` is not what it should be.
+    pub(crate) fn corrupt(location: &Path, what: impl Into<String>) -> Self {
+        Self::Corrupt { key: location.to_string(), what: what.into() }
+    }
+
+    /// Whether another attempt may go better without anybody doing something.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::NotFound { .. } | Self::Denied { .. } => false,
+            // Space comes back when a prune runs; damage may have happened on the way.
+            Self::Full { .. } | Self::TimedOut { .. } | Self::Unavailable { .. } | Self::Corrupt { .. } => {
+                true
+            }
+        }
+    }
+}
+
+/// The kind of the first I/O error among the causes of `error`.
+fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {
+    /// Causes nest three or four deep; the bound is against a cycle.
+    const CAUSES_MAX: usize = 16;
+    let mut cause: Option<&(dyn Error + 'static)> = error.source();
+    for _ in 0..CAUSES_MAX {
+        let current = cause?;
+        if let Some(io) = current.downcast_ref::<io::Error>() {
+            return Some(io.kind());
+        }
+        cause = current.source();
+    }
+    None
+}
+
+/// One small object (a journal record, a heartbeat, a listing) has this long per attempt: ten times what a
+/// slow answer takes, and short enough to try again within a notice.
+const SMALL_ATTEMPT: Duration = Duration::from_secs(10);
+
+/// A pack or part of 8 MiB has this long per attempt: 2.2 Mbit/s are enough, and a connection that died is
+/// given up while three quarters of a notice are left.
+const LARGE_ATTEMPT: Duration = Duration::from_secs(30);
+
+/// Without a deadline an operation is tried this often: about ten seconds of waiting in all.
+const ATTEMPTS_MAX: u32 = 8;
+
+/// With a deadline it is tried until then; this many times 2.5 s on average is an hour, beyond every deadline
+/// of an evacuation.
+const ATTEMPTS_BEFORE_DEADLINE_MAX: u32 = 1_500;
+
+/// Waits between attempts start here…
+const FIRST_WAIT: Millis = Millis(50);
+
+/// …and never get longer than this, so that a store that comes back is noticed soon.
+const LONGEST_WAIT: Millis = Millis(5_000);
+
+/// How often and how long one operation on the store is tried.
+#[derive(Clone, Debug)]
+pub(crate) struct Retry {
+    attempt: Duration,
+    attempts_max: u32,
+    deadline: Deadline,
+    backoff: Backoff,
+}
+
+impl Retry {
+    /// For small objects, without a deadline.
+    pub(crate) fn small() -> Self {
+        Self::new(SMALL_ATTEMPT, Deadline::none())
+    }
+
+    /// For small objects, until `deadline` (the caller stops waiting then).
+    pub(crate) fn small_until(deadline: &Deadline) -> Self {
+        Self::new(SMALL_ATTEMPT, deadline.clone())
+    }
+
+    /// For packs and parts, until `deadline` (the caller stops waiting then).
+    pub(crate) fn large_until(deadline: &Deadline) -> Self {
+        Self::new(LARGE_ATTEMPT, deadline.clone())
+    }
+
+    fn new(attempt: Duration, deadline: Deadline) -> Self {
+        let backoff = Backoff { first: FIRST_WAIT, longest: LONGEST_WAIT, seed: Nonce::random().seed() };
+        Self { attempt, attempts_max: ATTEMPTS_MAX, deadline, backoff }
+    }
+
+    /// Runs `attempt` until it succeeds or fails for good, with back-off and jitter between.
+    pub(crate) async fn run<T, F, Fut>(
+        &self,
+        operation: &'static str,
+        location: &Path,
+        mut attempt: F,
+    ) -> Result<T, StoreError>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = object_store::Result<T>>,
+    {
+        self.run_checked(operation, location, || {
+            let tried = attempt();
+            async { tried.await.map_err(|source| StoreError::new(operation, location, source)) }
+        })
+        .await
+    }
+
+    /// As [`Retry::run`], for an attempt that knows better what went wrong (a hash that does not fit).
+    pub(crate) async fn run_checked<T, F, Fut>(
+        &self,
+        operation: &'static str,
+        location: &Path,
+        mut attempt: F,
+    ) -> Result<T, StoreError>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, StoreError>>,
+    {
+        let mut failures = 0;
+        // Bounded by `attempts_max` without and by `ATTEMPTS_BEFORE_DEADLINE_MAX` with a deadline.
+        loop {
+            let error = match tokio::time::timeout(self.attempt, attempt()).await {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(error)) => error,
+                Err(_elapsed) => StoreError::TimedOut {
+                    operation,
+                    key: location.to_string(),
+                    waited_ms: u64::try_from(self.attempt.as_millis()).unwrap_or(u64::MAX),
+                },
+            };
+            let attempts_max = match self.deadline.current() {
+                Some(_) => ATTEMPTS_BEFORE_DEADLINE_MAX,
+                None => self.attempts_max,
+            };
+            if !error.may_pass() || failures + 1 >= attempts_max {
+                return Err(error);
+            }
+            let wait = Duration::from_millis(self.backoff.wait(failures).0);
+            tracing::debug!(%error, operation, failures, ?wait, "store operation failed; trying again");
+            tokio::time::sleep(wait).await;
+            failures += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_directories_and_memory() {
+        for (text, url) in [
+            ("/var/lib/x", StoreUrl::Directory("/var/lib/x".into())),
+            ("file:///var/lib/x%20y", StoreUrl::Directory("/var/lib/x y".into())),
+            ("memory://", StoreUrl::Memory),
+        ] {
+            assert_eq!(text.parse(), Ok(url.clone()));
+            assert_eq!(url.to_string().parse(), Ok(url));
+        }
+        assert!(matches!("relative/dir".parse(), Ok(StoreUrl::Directory(path)) if path.is_absolute()));
+    }
+
+    #[test]
+    fn other_urls_are_refused_with_what_is_possible() {
+        for text in
+            ["", "s3://bucket/x", "gs://b", "https://x", "file://host/x", "file:///x%2", "file:///x%ff"]
+        {
+            let error = text.parse::<StoreUrl>().expect_err(text).to_string();
+            assert!(error.contains("file:///"), "{error}");
+        }
+        assert!(
+            "s3://b".parse::<StoreUrl>().expect_err("s3").to_string().contains("not supported by this build")
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hanging_store_is_given_up_after_a_bounded_time() {
+        let start = tokio::time::Instant::now();
+        let error = Retry::small()
+            .run("read", &Path::from("x"), std::future::pending::<object_store::Result<()>>)
+            .await
+            .expect_err("never answers");
+        assert!(matches!(error, StoreError::TimedOut { .. }), "{error}");
+        assert!(start.elapsed() < (SMALL_ATTEMPT + Duration::from_millis(LONGEST_WAIT.0)) * ATTEMPTS_MAX);
+    }
+}
