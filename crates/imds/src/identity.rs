@@ -1,5 +1,6 @@
 //! Which instance this is.
 
+use lifeboat_core::clock::ClockSample;
 use lifeboat_core::time::Millis;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -51,17 +52,24 @@ impl Identity {
 ///
 /// The [`GetError`] of the first path that could not be read in time.
 pub async fn identity(client: &mut Client, within: Millis) -> Result<Identity, GetError> {
-    let deadline = Instant::now() + within.to_duration();
-    Ok(Identity {
-        instance_id: read(client, INSTANCE_ID_PATH, deadline).await?,
-        life_cycle: read(client, LIFE_CYCLE_PATH, deadline).await?,
-        instance_type: read(client, INSTANCE_TYPE_PATH, deadline).await?,
-        availability_zone: read(client, AVAILABILITY_ZONE_PATH, deadline).await?,
-        region: read(client, REGION_PATH, deadline).await?,
-    })
+    identity_until(client, Instant::now() + within.to_duration(), |_| {}).await
 }
 
-async fn read(client: &mut Client, path: &str, deadline: Instant) -> Result<Option<String>, GetError> {
-    let text = client.get_until(path, deadline).await?.value;
-    Ok(text.map(|text| bounded(text.trim())).filter(|text| !text.is_empty()))
+/// The same, with the clocks around each answer told to `observe`.
+pub(crate) async fn identity_until(
+    client: &mut Client,
+    deadline: Instant,
+    mut observe: impl FnMut(ClockSample),
+) -> Result<Identity, GetError> {
+    let mut values = [const { None }; 5];
+    let paths = [INSTANCE_ID_PATH, LIFE_CYCLE_PATH, INSTANCE_TYPE_PATH, AVAILABILITY_ZONE_PATH, REGION_PATH];
+    for (value, path) in values.iter_mut().zip(paths) {
+        let answer = client.get_until(path, deadline).await?;
+        if let Some(sample) = answer.clock {
+            observe(sample);
+        }
+        *value = answer.value.map(|text| bounded(text.trim())).filter(|text| !text.is_empty());
+    }
+    let [instance_id, life_cycle, instance_type, availability_zone, region] = values;
+    Ok(Identity { instance_id, life_cycle, instance_type, availability_zone, region })
 }

@@ -4,15 +4,19 @@
 //! * [`endpoint`], [`client`]: where the service is, and an IMDSv2 client for it.
 //! * [`identity`]: which instance this is.
 //! * [`poller`]: one poller for all the paths that announce something.
+//! * [`diagnose`]: why the service cannot be used, and how to mend it.
+//! * [`mock`]: a metadata server for rehearsals and tests, on loopback only.
 //!
 //! Not here: what a notice leads to. That is decided in `lifeboat-core` and done by the agent.
 
 pub mod client;
 pub mod clock;
 mod connection;
+pub mod diagnose;
 pub mod endpoint;
 pub mod error;
 pub mod identity;
+pub mod mock;
 pub mod poller;
 pub mod wire;
 
