@@ -148,18 +148,22 @@ impl MemoryMock {
         &self.control
     }
 
+    /// Opens one connection to it.
+    ///
+    /// # Errors
+    ///
+    /// `ConnectionRefused` once the mock is gone.
+    pub async fn connect(&self) -> io::Result<DuplexStream> {
+        connect_to(&self.incoming).await
+    }
+
     /// Opens connections to it.
     #[must_use]
     pub fn connector(&self) -> Connector {
         let incoming = self.incoming.clone();
         Connector::new(move || {
             let incoming = incoming.clone();
-            async move {
-                let (near, far) = tokio::io::duplex(MEMORY_BUFFER_BYTES);
-                let refused = |_| io::Error::from(io::ErrorKind::ConnectionRefused);
-                incoming.send(far).await.map_err(refused)?;
-                Ok(near)
-            }
+            async move { connect_to(&incoming).await }
         })
     }
 
@@ -175,6 +179,13 @@ impl Drop for MemoryMock {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+async fn connect_to(incoming: &mpsc::Sender<DuplexStream>) -> io::Result<DuplexStream> {
+    let (near, far) = tokio::io::duplex(MEMORY_BUFFER_BYTES);
+    let refused = |_| io::Error::from(io::ErrorKind::ConnectionRefused);
+    incoming.send(far).await.map_err(refused)?;
+    Ok(near)
 }
 
 /// Serves the mock on `listener` until `shutdown` is ready; open connections are closed then.
