@@ -38,6 +38,9 @@ const RENEWAL_MARGIN: Duration = Duration::from_secs(120);
 /// without tokens does not slow each request down.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(10);
 
+/// A caller's deadline is never later than this: longer than anybody waits, and within every clock's range.
+const WITHIN_MAX: Millis = Millis::from_secs(86_400);
+
 /// Waits between tries of [`Client::get_until`].
 const RETRY_FIRST: Millis = Millis(100);
 /// The longest of them.
@@ -239,7 +242,8 @@ impl Client {
     async fn get_with_token(&mut self, path: &str) -> Result<Reply, GetError> {
         let token = self.token().await?;
         let uri = format!("{}{METADATA_PREFIX}{path}", self.endpoint.base());
-        let ask = self.ask(Method::GET, &uri, (HeaderName::from_static(TOKEN_HEADER), token));
+        let uri = uri.parse().map_err(|_| corrupt(path, "no path that can be asked for".to_owned()))?;
+        let ask = self.ask(Method::GET, uri, (HeaderName::from_static(TOKEN_HEADER), token));
         self.exchange(path, &ask).await
     }
 
@@ -268,7 +272,8 @@ impl Client {
     async fn fetch_token(&mut self) -> Result<Token, GetError> {
         let uri = format!("{}{TOKEN_PATH}", self.endpoint.base());
         let ttl = HeaderValue::from(TOKEN_TTL_SECONDS_MAX);
-        let ask = self.ask(Method::PUT, &uri, (HeaderName::from_static(TOKEN_TTL_HEADER), ttl));
+        let uri = uri.parse().expect("a constant after a base that was checked when it was read");
+        let ask = self.ask(Method::PUT, uri, (HeaderName::from_static(TOKEN_TTL_HEADER), ttl));
         let asked_at = Instant::now();
         let reply = self.exchange(TOKEN_PATH, &ask).await.map_err(|error| match error {
             GetError::TimedOut { limit, .. } => {
@@ -286,10 +291,10 @@ impl Client {
         }
     }
 
-    fn ask(&self, method: Method, uri: &str, header: (HeaderName, HeaderValue)) -> Ask {
+    fn ask(&self, method: Method, uri: Uri, header: (HeaderName, HeaderValue)) -> Ask {
         Ask {
             method,
-            uri: uri.parse().expect("paths are constants, and the base was checked when it was read"),
+            uri,
             host: HeaderValue::try_from(self.endpoint.authority()).expect("checked when it was read"),
             header,
         }
@@ -357,6 +362,11 @@ impl fmt::Debug for Client {
 
 /// So that the owner of the machine can tell who asks.
 const AGENT: &str = concat!("lifeboat/", env!("CARGO_PKG_VERSION"));
+
+/// The instant `within` from now.
+pub(crate) fn deadline_in(within: Millis) -> Instant {
+    Instant::now() + within.min(WITHIN_MAX).to_duration()
+}
 
 fn read_token(reply: Reply, asked_at: Instant) -> Result<Token, GetError> {
     let granted = reply.headers.get(TOKEN_TTL_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());

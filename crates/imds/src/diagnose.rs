@@ -5,7 +5,7 @@ use lifeboat_core::time::Millis;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::client::{Client, REQUEST_LIMIT};
+use crate::client::{Client, REQUEST_LIMIT, deadline_in};
 use crate::clock::WallClock;
 use crate::endpoint::{Endpoint, EndpointError};
 use crate::error::{GetError, GetErrorKind};
@@ -87,7 +87,7 @@ pub async fn diagnose(
 
 /// Looks at the service of `client`: the findings from [`Step::Token`] on.
 pub async fn diagnose_client(client: &mut Client, within: Millis) -> Vec<Finding> {
-    let deadline = Instant::now() + within.to_duration();
+    let deadline = deadline_in(within);
     let mut difference = ClockDifference::default();
     match first_token(client, deadline).await {
         Ok(()) => {}

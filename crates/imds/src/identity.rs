@@ -5,7 +5,7 @@ use lifeboat_core::time::Millis;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::client::Client;
+use crate::client::{Client, deadline_in};
 use crate::error::GetError;
 use crate::wire::bounded;
 
@@ -52,7 +52,7 @@ impl Identity {
 ///
 /// The [`GetError`] of the first path that could not be read in time.
 pub async fn identity(client: &mut Client, within: Millis) -> Result<Identity, GetError> {
-    identity_until(client, Instant::now() + within.to_duration(), |_| {}).await
+    identity_until(client, deadline_in(within), |_| {}).await
 }
 
 /// The same, with the clocks around each answer told to `observe`.

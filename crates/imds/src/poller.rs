@@ -20,7 +20,8 @@ use crate::wire::{InstanceAction, Rebalance, ScheduledEvent, TargetLifecycleStat
 /// How often is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// From the beginning of one round to that of the next, before jitter of a tenth to either side; at least [`INTERVAL_MIN`].
+    /// From the beginning of one round to that of the next, before jitter of a tenth to either side; [`INTERVAL_MIN`] to
+    /// [`INTERVAL_MAX`].
     pub interval: Millis,
     /// Spreads pollers that started together: an instance id's hash, for example.
     pub seed: u64,
@@ -29,6 +30,9 @@ pub struct Pace {
 /// AWS recommends 5 s; its own agents poll every 1 to 2 s. Two seconds cost at most 1.7 % of the two minutes.
 /// Source: facts of `aws-node-termination-handler` (2 s) and the ECS agent (1 s), read 2026-11.
 pub const DEFAULT_INTERVAL: Millis = Millis::from_secs(2);
+
+/// Never slower than this, whatever was asked for: half of the two minutes are left then.
+pub const INTERVAL_MAX: Millis = Millis::from_secs(60);
 
 /// Never faster than this, whatever was asked for: the service throttles per instance.
 pub const INTERVAL_MIN: Millis = Millis(100);
@@ -77,7 +81,8 @@ pub enum Sighting {
     },
     /// The service answers: the first time, and again after [`Sighting::Unreachable`].
     Reachable,
-    /// The service answers, but not what this path is documented to hold. Sent when it begins.
+    /// The service answers, but not what this path is documented to hold, or with an undocumented status. Sent
+    /// when it begins; what the path said before stays as it was.
     Unreadable {
         /// The path.
         watched: Watched,
@@ -194,10 +199,10 @@ impl Poller {
 
     async fn ask_round(&mut self) -> Result<(), RoundError> {
         self.ask(Watched::InstanceAction).await?;
-        // A turn that fails is not lost: the path is asked again in the next round.
-        self.ask(IN_TURN[self.turn]).await?;
+        let watched = IN_TURN[self.turn];
+        // The turn passes on even where it fails: one bad path must not keep the others from being asked.
         self.turn = (self.turn + 1) % IN_TURN.len();
-        Ok(())
+        self.ask(watched).await
     }
 
     async fn ask(&mut self, watched: Watched) -> Result<(), RoundError> {
@@ -267,7 +272,7 @@ impl Poller {
 
     fn wait(&self) -> Millis {
         match self.failures.checked_sub(1) {
-            None => jitter(self.pace.interval.max(INTERVAL_MIN), self.pace.seed, self.round),
+            None => jitter(self.pace.interval.clamp(INTERVAL_MIN, INTERVAL_MAX), self.pace.seed, self.round),
             Some(attempt) => {
                 let longest = self.failure_longest();
                 Backoff { first: FAILURE_FIRST, longest, seed: self.pace.seed }.wait(attempt)
@@ -291,7 +296,7 @@ impl<T: Clone + PartialEq> Seen<T> {
     ) -> Result<(Option<ClockSample>, Option<Sighting>), RoundError> {
         let answer = match result {
             Ok(answer) => answer,
-            Err(error @ GetError::Corrupt { .. }) => {
+            Err(error @ (GetError::Corrupt { .. } | GetError::Unexpected { .. })) => {
                 // The service works; this answer does not. What the path said before stays as it was.
                 let begins = !std::mem::replace(&mut self.is_unreadable, true);
                 let why = error.chain();

@@ -381,8 +381,9 @@ pub fn parse_http_date(text: &str) -> Option<Timestamp> {
 const EVENT_TIME_FORMAT: &str = "%d %b %Y %H:%M:%S GMT";
 
 fn format_with(format: &str, time: Timestamp) -> String {
-    let limits = (jiff::Timestamp::MIN.as_millisecond(), jiff::Timestamp::MAX.as_millisecond());
-    let instant = jiff::Timestamp::from_millisecond(time.0.clamp(limits.0, limits.1))
+    let seconds = time.0.div_euclid(1000);
+    let limits = (jiff::Timestamp::MIN.as_second(), jiff::Timestamp::MAX.as_second());
+    let instant = jiff::Timestamp::from_second(seconds.clamp(limits.0, limits.1))
         .expect("clamped to the range that is representable");
     let utc = instant.to_zoned(jiff::tz::TimeZone::UTC);
     strtime::format(format, &utc).expect("the formats here name only fields that every instant has")
@@ -478,6 +479,9 @@ mod tests {
         }
         assert_eq!(format_time(DOCUMENTED), "2017-09-18T08:22:00Z");
         assert_eq!(format_event_time(DOCUMENTED), "18 Sep 2017 08:22:00 GMT");
+        assert_eq!(format_time(Timestamp(-1)), "1969-12-31T23:59:59Z");
+        assert!(format_time(Timestamp(i64::MAX)) > format_time(DOCUMENTED));
+        assert!(format_time(Timestamp(i64::MIN)).starts_with("-9999"));
     }
 
     #[test]

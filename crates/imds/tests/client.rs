@@ -289,6 +289,15 @@ async fn the_identity_ends_at_its_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn odd_paths_and_spans_are_errors_or_answers_but_no_panic() {
+    let mock = mock(Script::default());
+    let mut client = mock.client();
+    assert_eq!(client.get("a path").await.expect_err("a space").kind(), GetErrorKind::Corrupt);
+    assert_eq!(client.get("no/such/path").await.unwrap().value, None);
+    assert!(identity(&mut client, Millis(u64::MAX)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_service_does_not_know_is_none() {
     let mock = mock(Script::default());
     mock.control().identity(lifeboat_imds::identity::Identity::default());

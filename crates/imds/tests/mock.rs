@@ -211,6 +211,8 @@ async fn the_control_end_point_changes_everything_while_it_runs() {
     assert_eq!(read(&mock, "spot/instance-action").await.1, expected);
     put("notice", r#"{"time_text":"someday"}"#).await;
     assert_eq!(read(&mock, "spot/instance-action").await.1, r#"{"action":"terminate","time":"someday"}"#);
+    put("notice", r#"{"action":"hibernate"}"#).await;
+    assert!(read(&mock, "spot/instance-action").await.1.contains("08:20:00Z"), "hibernation starts at once");
     delete("notice").await;
     assert_eq!(read(&mock, "spot/instance-action").await.0, 404);
     put("rebalance", "{}").await;
@@ -234,7 +236,7 @@ async fn the_control_end_point_changes_everything_while_it_runs() {
     assert_eq!(ask(&mock, "GET /latest/meta-data/instance-id", &[], "").await.status, 403);
     delete("tokens").await;
     let counted = ask(&mock, "GET /lifeboat-mock/requests", &[], "").await.body;
-    assert!(counted.contains(r#""GET /latest/meta-data/spot/instance-action":3"#), "{counted}");
+    assert!(counted.contains(r#""GET /latest/meta-data/spot/instance-action":4"#), "{counted}");
     delete("requests").await;
     assert_eq!(mock.control().requests().total, 0);
     for (path, body) in [("notice", "{"), ("notice", r#"{"nonsense":1}"#), ("faults", r#"["402"]"#)] {
@@ -278,6 +280,19 @@ async fn faults_hit_the_next_requests_of_their_target_only() {
     // Both apply to the token request; the later one decides.
     assert_eq!(ask(&mock, "PUT /latest/api/token", &[], "").await.status, 200);
     assert_eq!(ask(&mock, "PUT /latest/api/token", &[], "").await.status, 400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn extreme_values_are_played_without_a_panic() {
+    let mock = mock(Script { skew_ms: i64::MAX, ..Script::default() });
+    let most = Some(Millis(u64::MAX));
+    let plan = NoticePlan::now(Action::Terminate);
+    mock.control().notice(NoticePlan { length: Millis(u64::MAX), withdrawn_after: most, ..plan.clone() });
+    mock.control().faults(vec![Fault::always(FaultKind::ShortToken(Millis(u64::MAX)))]);
+    assert!(read(&mock, "spot/instance-action").await.1.contains("9999-12-30"));
+    mock.control().notice(plan.after(Millis(u64::MAX)));
+    mock.control().skew_ms(i64::MIN);
+    assert_eq!(read(&mock, "spot/instance-action").await.0, 404);
 }
 
 #[tokio::test(start_paused = true)]

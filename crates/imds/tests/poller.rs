@@ -352,6 +352,35 @@ async fn an_unreadable_path_is_told_once_and_hides_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_path_that_always_fails_keeps_no_other_from_being_asked() {
+    let mock = mock(Script { faults: vec!["500@metadata".parse().unwrap()], ..Script::default() });
+    let watch = Watch::of(&mock);
+    sleep(seconds(60)).await;
+    let told = watch.changes();
+    let failing: std::collections::BTreeSet<_> = told
+        .iter()
+        .filter_map(|told| match told {
+            Sighting::Unreadable { watched, .. } => Some(*watched),
+            _ => None,
+        })
+        .collect();
+    assert_eq!((failing.len(), told.len()), (5, 6), "each path once, and reachable: {told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_extreme_pace_is_brought_into_bounds() {
+    for (interval, rounds, span) in [(Millis::ZERO, 550..=700, 62), (Millis(u64::MAX), 10..=12, 620)] {
+        let mock = mock(Script::default());
+        let (sender, mut receiver) = mpsc::channel(16);
+        let _poller = tokio::spawn(poll(mock.client(), Pace { interval, seed: 0 }, sender));
+        let _reader = tokio::spawn(async move { while receiver.recv().await.is_some() {} });
+        sleep(seconds(span)).await;
+        let asked = mock.control().requests().of(NOTICE);
+        assert!(rounds.contains(&asked), "{asked} rounds in {span} s at {interval:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropping_the_receiver_ends_the_poller_at_once() {
     let mock = mock(Script::default());
     let (sender, receiver) = mpsc::channel(16);

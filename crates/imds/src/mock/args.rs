@@ -76,7 +76,7 @@ pub struct MockArgs {
     #[arg(long, value_name = "CODE[:SPAN]", action = ArgAction::Append)]
     pub scheduled_event: Vec<String>,
 
-    /// How it misbehaves: 401, 403, 503, hang, garbage, huge, close, skew=SPAN or short-token=SPAN; then @token
+    /// How it misbehaves: 401, 403, 500, 503, hang, garbage, huge, close, skew=SPAN or short-token=SPAN; then @token
     /// or @metadata for these requests alone; then :COUNT or :PERCENT%; may be given several times
     #[arg(long, value_name = "FAULT", action = ArgAction::Append)]
     pub fault: Vec<Fault>,

@@ -30,6 +30,8 @@ pub enum FaultKind {
     Denied,
     /// `503`.
     Throttled,
+    /// `500`, which the service is not documented to send.
+    Unexpected,
     /// `hang`: no answer.
     Hang,
     /// `garbage`: 200 with a body that makes no sense.
@@ -69,7 +71,7 @@ pub enum Extent {
 /// A text that names no fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{text:?} is no fault ({why}); write KIND[@token|@metadata][:COUNT|:PERCENT%] with one of 401, 403, 503, hang, garbage, huge, close, skew=±SPAN, short-token=SPAN"
+    "{text:?} is no fault ({why}); write KIND[@token|@metadata][:COUNT|:PERCENT%] with one of 401, 403, 500, 503, hang, garbage, huge, close, skew=±SPAN, short-token=SPAN"
 )]
 pub struct ParseFaultError {
     text: String,
@@ -116,6 +118,7 @@ impl FromStr for Fault {
                 "401" => FaultKind::Unauthorized,
                 "403" => FaultKind::Denied,
                 "503" => FaultKind::Throttled,
+                "500" => FaultKind::Unexpected,
                 "hang" => FaultKind::Hang,
                 "garbage" => FaultKind::Garbage,
                 "huge" => FaultKind::Huge,
@@ -141,6 +144,7 @@ impl fmt::Display for Fault {
             FaultKind::Unauthorized => f.write_str("401")?,
             FaultKind::Denied => f.write_str("403")?,
             FaultKind::Throttled => f.write_str("503")?,
+            FaultKind::Unexpected => f.write_str("500")?,
             FaultKind::Hang => f.write_str("hang")?,
             FaultKind::Garbage => f.write_str("garbage")?,
             FaultKind::Huge => f.write_str("huge")?,

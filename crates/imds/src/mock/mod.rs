@@ -19,5 +19,5 @@ mod state;
 pub use control::Control;
 pub use fault::{Extent, Fault, FaultKind, FaultTarget};
 pub use script::{NoticePlan, RebalancePlan, Script, StatePlan, TerminationTimePlan, TokenUse};
-pub use server::{MemoryMock, Mock, ServeError, serve};
+pub use server::{MemoryMock, Mock, ServeError, listen, serve};
 pub use state::Requests;

@@ -53,23 +53,57 @@ pub enum TokenUse {
 
 /// An interruption notice to come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(from = "NoticeText", into = "NoticeText")]
 pub struct NoticePlan {
     /// When the notice appears.
-    #[serde(rename = "after_ms", default)]
     pub after: Millis,
     /// What it announces.
-    #[serde(default = "NoticePlan::default_action")]
     pub action: Action,
     /// From its appearance to its time. Fixed when it appears: the announced time never moves.
-    #[serde(rename = "length_ms", default = "NoticePlan::default_length")]
     pub length: Millis,
     /// Announces this text in place of a time; it may be no time at all.
-    #[serde(default)]
     pub time_text: Option<String>,
     /// Vanishes this long after its appearance: the instance survived.
-    #[serde(rename = "withdrawn_after_ms", default)]
     pub withdrawn_after: Option<Millis>,
+}
+
+/// A [`NoticePlan`] as JSON: everything may be left out, and the length then follows from the action.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoticeText {
+    #[serde(rename = "after_ms", default)]
+    after: Millis,
+    action: Option<Action>,
+    #[serde(rename = "length_ms")]
+    length: Option<Millis>,
+    time_text: Option<String>,
+    #[serde(rename = "withdrawn_after_ms")]
+    withdrawn_after: Option<Millis>,
+}
+
+impl From<NoticeText> for NoticePlan {
+    fn from(text: NoticeText) -> Self {
+        let plan = Self::now(text.action.unwrap_or(Action::Terminate));
+        Self {
+            after: text.after,
+            length: text.length.unwrap_or(plan.length),
+            time_text: text.time_text,
+            withdrawn_after: text.withdrawn_after,
+            action: plan.action,
+        }
+    }
+}
+
+impl From<NoticePlan> for NoticeText {
+    fn from(plan: NoticePlan) -> Self {
+        Self {
+            after: plan.after,
+            action: Some(plan.action),
+            length: Some(plan.length),
+            time_text: plan.time_text,
+            withdrawn_after: plan.withdrawn_after,
+        }
+    }
 }
 
 /// What the older notice path holds.
@@ -125,14 +159,6 @@ impl NoticePlan {
     #[must_use]
     pub fn after(self, delay: Millis) -> Self {
         Self { after: delay, ..self }
-    }
-
-    const fn default_action() -> Action {
-        Action::Terminate
-    }
-
-    const fn default_length() -> Millis {
-        NOTICE_LENGTH
     }
 }
 

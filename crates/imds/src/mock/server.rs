@@ -208,12 +208,12 @@ pub async fn serve(
     Ok(())
 }
 
-/// Binds to a loopback address.
+/// Binds to a loopback address, for [`serve`].
 ///
 /// # Errors
 ///
 /// [`ServeError::NotLoopback`], [`ServeError::Bind`].
-async fn listen(addr: SocketAddr) -> Result<TcpListener, ServeError> {
+pub async fn listen(addr: SocketAddr) -> Result<TcpListener, ServeError> {
     refuse_others(addr)?;
     TcpListener::bind(addr).await.map_err(|source| ServeError::Bind { addr, source })
 }

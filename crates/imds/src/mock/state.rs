@@ -2,7 +2,6 @@
 //! behind one lock (see `routes`), which is never held across an await.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
 
 use lifeboat_core::time::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -186,6 +185,7 @@ impl State {
                 FaultKind::Unauthorized => instead = Some((401, String::new())),
                 FaultKind::Denied => instead = Some((403, String::new())),
                 FaultKind::Throttled => instead = Some((503, String::new())),
+                FaultKind::Unexpected => instead = Some((500, String::new())),
                 FaultKind::Garbage => instead = Some((200, "\u{1}<garbage/>".to_owned())),
                 FaultKind::Huge => instead = Some((200, "x".repeat(HUGE_BYTES))),
             }
@@ -257,7 +257,7 @@ impl State {
             return (400, "the TTL header must be 1 to 21600 seconds".to_owned(), None);
         };
         let ttl = asked.min(self.script.token_ttl_seconds_max.max(1));
-        let life = dies_early.map_or_else(|| Duration::from_secs(ttl), Millis::to_duration);
+        let life = dies_early.unwrap_or_else(|| Millis::from_secs(ttl));
         self.tokens_granted += 1;
         let token = format!(
             "AQAEmock{:016x}{:016x}==",
@@ -268,7 +268,7 @@ impl State {
         if self.tokens.len() >= TOKENS_MAX {
             self.tokens.pop_front();
         }
-        self.tokens.push_back((token.clone(), now + life));
+        self.tokens.push_back((token.clone(), later(now, life)));
         (200, token, Some(ttl))
     }
 
@@ -341,7 +341,7 @@ impl State {
 
     fn notice_shown(&self, now: Instant) -> Option<&Planned<NoticePlan>> {
         self.notice.as_ref().filter(|notice| {
-            let ends = notice.plan.withdrawn_after.map(|span| notice.begins_at + span.to_duration());
+            let ends = notice.plan.withdrawn_after.map(|span| later(notice.begins_at, span));
             notice.begins_at <= now && ends.is_none_or(|ends_at| now < ends_at)
         })
     }
@@ -393,8 +393,12 @@ const TOKEN_STREAM: u64 = 1 << 63;
 /// A delay beyond this is as good as never, and still an instant that the clock can hold.
 const DELAY_MAX: Millis = Millis::from_secs(10 * 365 * 86_400);
 
+fn later(now: Instant, after: Millis) -> Instant {
+    now + after.min(DELAY_MAX).to_duration()
+}
+
 fn planned<P>(now: Instant, after: Millis, plan: P) -> Planned<P> {
-    Planned { plan, begins_at: now + after.min(DELAY_MAX).to_duration(), time_text: None }
+    Planned { plan, begins_at: later(now, after), time_text: None }
 }
 
 /// The `number`-th draw of `seed`.
