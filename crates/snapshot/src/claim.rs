@@ -83,7 +83,7 @@ pub enum How {
     /// It was this claimant's own: the agent was restarted.
     Continued,
     /// The holder before gave it up.
-    Released(Release),
+    Released(Box<Release>),
     /// The holder before was silent for its whole lease, and is fenced.
     TookOver {
         /// That holder.
@@ -406,7 +406,7 @@ impl Claim {
     /// # Errors
     /// [`ClaimError`]
     pub async fn release(&mut self, release: Release) -> Result<(), ClaimError> {
-        self.finish(Event::Released(release)).await
+        self.finish(Event::Released(Box::new(release))).await
     }
 
     /// Marks the work as finished: it is never restored.

@@ -79,7 +79,7 @@ pub enum Event {
     /// `point` is a new recovery point.
     Committed,
     /// The holder gave the workload up; the next claimant goes on from `point`.
-    Released(Release),
+    Released(Box<Release>),
     /// The work is finished; it is never restored.
     Done {
         /// The exit code of the work.

@@ -7,10 +7,14 @@
 //! * [`workload`]: the name under which everything of one piece of work lies.
 //! * [`journal`], [`lease`], [`claim`]: who owns the workload, and its recovery points.
 //! * [`manifest`]: what one recovery point contains, line by line.
+//! * [`mod@save`], [`mod@restore`], [`mod@verify`]: bytes into the store, out of it, and checked in place.
+//! * [`mod@prune`], [`mod@clean_up`]: what may be deleted in the store, and in the work directory.
 //! * [`extra`]: small objects beside the recovery points (the application's state, the last log lines).
 
 pub mod claim;
+pub mod clean_up;
 pub mod deadline;
+mod dirs;
 pub mod extra;
 pub mod id;
 pub mod journal;
@@ -19,12 +23,24 @@ pub mod manifest;
 mod order;
 pub mod path;
 pub mod progress;
+pub mod prune;
+mod read;
+pub mod restore;
+pub mod save;
+mod scan;
 pub mod store;
+mod transfer;
+pub mod verify;
 pub mod workload;
 
 pub use claim::{Acquired, Claim, Claimant, How, Wait, acquire};
+pub use clean_up::clean_up;
 pub use deadline::Deadline;
 pub use manifest::{Manifest, ManifestRef, read_manifest};
 pub use progress::{NoProgress, Progress};
+pub use prune::prune;
+pub use restore::restore;
+pub use save::save;
 pub use store::{StoreError, StoreUrl, open};
+pub use verify::verify;
 pub use workload::{Workload, WorkloadName};

@@ -13,7 +13,9 @@ use std::fmt;
 use object_store::ObjectStoreExt;
 use serde::{Deserialize, Serialize};
 
-pub use decode::{DecodeError, decode};
+pub use decode::{
+    DECODED_BYTES_MAX, DecodeError, ENTRIES_MAX, EXTENTS_MAX, LINE_BYTES_MAX, LINK_BYTES_MAX, decode,
+};
 pub(crate) use encode::encode;
 
 use crate::claim::ClaimId;

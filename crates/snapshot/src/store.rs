@@ -312,6 +312,11 @@ impl Retry {
         Self::new(LARGE_ATTEMPT, deadline.clone())
     }
 
+    /// For operations of many requests that bound each of them, until `deadline`.
+    pub(crate) fn streaming_until(deadline: &Deadline) -> Self {
+        Self::new(Duration::MAX, deadline.clone())
+    }
+
     fn new(attempt: Duration, deadline: Deadline) -> Self {
         let backoff = Backoff { first: FIRST_WAIT, longest: LONGEST_WAIT, seed: Nonce::random().seed() };
         Self { attempt, attempts_max: ATTEMPTS_MAX, deadline, backoff }

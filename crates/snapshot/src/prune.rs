@@ -1,0 +1,214 @@
+//! Deletes what no kept recovery point needs.
+//!
+//! Nothing is deleted that a living holder may be about to refer to: objects of the newest claim are touched only
+//! on behalf of its own holder, between its saves. Journal records go first, so that the journal never names a
+//! manifest that is gone, then manifests, then data. Killed in between, a prune leaves only objects that nothing
+//! refers to, and the next one finds them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::num::NonZeroUsize;
+
+use futures_util::{StreamExt, TryStreamExt};
+use object_store::{ObjectMeta, ObjectStoreExt};
+
+use crate::claim::{Claim, ClaimId};
+use crate::journal::{self, Event, Head, RecoveryPoint};
+use crate::manifest::{self, ReadManifestError, read_manifest};
+use crate::store::{Retry, StoreError};
+use crate::workload::Workload;
+
+/// So many objects are deleted at once.
+const CONCURRENCY: usize = 16;
+
+/// What to keep, and on whose behalf to delete.
+#[derive(Debug)]
+pub struct PrunePlan<'a> {
+    /// So many of the newest recovery points are kept with all they refer to.
+    pub keep: NonZeroUsize,
+    /// Given by the workload's holder between its saves: what its own claim no longer needs is deleted too.
+    pub holder: Option<&'a Claim>,
+    /// Only says what would be deleted.
+    pub is_dry_run: bool,
+}
+
+/// What was deleted, or would be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// The recovery points that are kept, newest first.
+    pub kept: Vec<RecoveryPoint>,
+    /// The recovery points that go, newest first.
+    pub forgotten: Vec<RecoveryPoint>,
+    /// Every object that goes, by key relative to the workload, with its size, in the order of deletion.
+    pub objects: Vec<(String, u64)>,
+    /// How many bytes these have.
+    pub bytes: u64,
+}
+
+/// Why a prune did not happen, or not wholly.
+#[derive(Debug, thiserror::Error)]
+pub enum PruneError {
+    /// A recovery point that is to be kept cannot be read, so that nobody knows what it needs. Nothing was deleted.
+    #[error("recovery point {seq} is to be kept and cannot be read; nothing was deleted")]
+    Kept {
+        /// The number of its record.
+        seq: u64,
+        /// Why.
+        #[source]
+        source: ReadManifestError,
+    },
+    /// The store failed. Pruning again goes on.
+    #[error("the store could not be pruned")]
+    Store(#[from] StoreError),
+}
+
+/// Deletes everything of `workload` that the newest recovery points do not need.
+///
+/// # Errors
+/// [`PruneError`]
+pub async fn prune(workload: &Workload, plan: &PrunePlan<'_>) -> Result<Pruned, PruneError> {
+    let chain = journal::chain(workload).await?;
+    let Some(head) = chain.last() else { return Ok(Pruned::default()) };
+    let mut points = journal::points(chain.iter().map(|link| &link.record));
+    points.reverse();
+    let forgotten = points.split_off(points.len().min(plan.keep.get()));
+    let kept = points;
+
+    let mut needed: HashSet<String> = HashSet::new();
+    for point in &kept {
+        let read = read_manifest(workload, &point.manifest).await;
+        let manifest = read.map_err(|source| PruneError::Kept { seq: point.seq, source })?;
+        needed.insert(point.manifest.key.clone());
+        needed.extend(manifest.objects.into_iter().map(|object| object.key));
+    }
+    let oldest_kept = oldest_kept(&chain, head, &kept);
+    needed.extend(extras(chain.iter().filter(|link| link.record.seq >= oldest_kept)));
+
+    let rules = Rules {
+        head: head.record.seq,
+        claim: head.record.claim,
+        oldest_kept,
+        in_chain: chain.iter().map(|link| link.record.seq).collect(),
+        needed,
+        holder: plan.holder.map(Claim::id),
+    };
+    let mut doomed: BTreeMap<(Order, String), u64> = BTreeMap::new();
+    for folder in ["journal", "heartbeats", "manifests", "extras", "data"] {
+        for object in list(workload, folder).await? {
+            let Some(key) = workload.relative(&object.location) else { continue };
+            if let Some(order) = rules.judge(key) {
+                doomed.insert((order, key.to_owned()), object.size);
+            }
+        }
+    }
+    let objects: Vec<(String, u64)> = doomed.into_iter().map(|((_, key), size)| (key, size)).collect();
+    if !plan.is_dry_run {
+        delete(workload, &objects).await?;
+    }
+    let bytes = objects.iter().map(|(_, size)| size).sum();
+    Ok(Pruned { kept, forgotten, objects, bytes })
+}
+
+/// The number of the oldest record that stays: the one that committed the oldest kept point, or the one that began
+/// the present claim, whichever is older.
+fn oldest_kept(chain: &[Head], head: &Head, kept: &[RecoveryPoint]) -> u64 {
+    let oldest_point = kept.iter().map(|point| point.seq).min();
+    let lowest = chain.first().map_or(head.record.seq, |link| link.record.seq);
+    oldest_point.unwrap_or(u64::MAX).min(head.record.claim).max(lowest)
+}
+
+/// The extras that some records name.
+fn extras<'a>(chain: impl Iterator<Item = &'a Head>) -> HashSet<String> {
+    chain
+        .filter_map(|link| match &link.record.event {
+            Event::Released(release) => Some([release.state.as_ref(), release.logs.as_ref()]),
+            Event::Claimed { .. } | Event::Committed | Event::Done { .. } => None,
+        })
+        .flatten()
+        .flatten()
+        .map(|stored| stored.key.clone())
+        .collect()
+}
+
+/// In which order objects go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Order {
+    Record,
+    Heartbeat,
+    Manifest,
+    Data,
+}
+
+/// What decides about one object.
+struct Rules {
+    head: u64,
+    claim: u64,
+    oldest_kept: u64,
+    in_chain: HashSet<u64>,
+    needed: HashSet<String>,
+    holder: Option<ClaimId>,
+}
+
+impl Rules {
+    /// Whether the object at `key` goes. What this program did not name stays.
+    fn judge(&self, key: &str) -> Option<Order> {
+        let (folder, name) = key.split_once('/')?;
+        match folder {
+            "journal" => {
+                let seq: u64 = name.strip_suffix(".json")?.parse().ok()?;
+                // Below the head and outside of the chain: dropped by a writer that had been fenced.
+                let is_stray = !self.in_chain.contains(&seq);
+                let goes = seq < self.head && (seq < self.oldest_kept || is_stray);
+                goes.then_some(Order::Record)
+            }
+            "heartbeats" => {
+                let claim: u64 = name.parse().ok()?;
+                (claim < self.claim).then_some(Order::Heartbeat)
+            }
+            "manifests" => self.judge_owned(manifest::claim_of(key)?, key).then_some(Order::Manifest),
+            "extras" | "data" => {
+                let owner = ClaimId::parse_folder(name.split_once('/')?.0)?;
+                self.judge_owned(owner, key).then_some(Order::Data)
+            }
+            // Nothing else is listed.
+            _ => None,
+        }
+    }
+
+    /// Whether an object of claim `owner` goes.
+    fn judge_owned(&self, owner: ClaimId, key: &str) -> bool {
+        let is_of_holder = self.holder == Some(owner) && owner.seq == self.claim;
+        !self.needed.contains(key) && (owner.seq < self.claim || is_of_holder)
+    }
+}
+
+/// Everything below one folder of the workload.
+async fn list(workload: &Workload, folder: &str) -> Result<Vec<ObjectMeta>, StoreError> {
+    let location = workload.locate(folder);
+    Retry::small()
+        .run("list", &location, || async { workload.store().list(Some(&location)).try_collect().await })
+        .await
+}
+
+/// Deletes records one by one, lowest first, so that the chain never has a gap, and the rest several at a time.
+async fn delete(workload: &Workload, objects: &[(String, u64)]) -> Result<(), StoreError> {
+    let is_record = |key: &str| key.starts_with("journal/");
+    for (key, _) in objects.iter().filter(|(key, _)| is_record(key)) {
+        delete_one(workload, key).await?;
+    }
+    for is_manifest in [true, false] {
+        let phase =
+            objects.iter().filter(|(key, _)| !is_record(key) && key.starts_with("manifests/") == is_manifest);
+        let deletions = phase.map(|(key, _)| delete_one(workload, key)).collect::<Vec<_>>();
+        futures_util::stream::iter(deletions).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
+    }
+    Ok(())
+}
+
+/// Deletes one object; one that is gone already is as good.
+async fn delete_one(workload: &Workload, key: &str) -> Result<(), StoreError> {
+    let location = workload.locate(key);
+    match Retry::small().run("delete", &location, || workload.store().delete(&location)).await {
+        Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,130 @@
+//! Compares what is in the target with the recovery point, before anything is written.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::dirs::Dirs;
+use crate::id::Digest;
+use crate::manifest::{EntryKind, Manifest};
+use crate::path::EntryPath;
+use crate::scan::{Excluded, Found, FoundKind, scan};
+
+/// What must be done to the target, and what must not.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    /// Indices of files that are to be written.
+    pub(super) missing: Vec<usize>,
+    /// Indices of files that are there already.
+    pub(super) present: Vec<usize>,
+    /// Indices of files whose place is taken by something that is proven stored.
+    pub(super) replacing: HashSet<usize>,
+    /// What is there and is neither in the recovery point nor proven stored.
+    pub(super) conflicts: Vec<EntryPath>,
+    /// What is proven stored and must go, because nothing or something other than a file comes in its place.
+    pub(super) stale: Vec<EntryPath>,
+}
+
+/// Compares everything in the target with the `wanted` entries of `manifest`.
+///
+/// In a partial restore, what is not wanted is not looked at: it stays.
+pub(super) fn compare(
+    dirs: &mut Dirs,
+    manifest: &Manifest,
+    wanted: &[usize],
+    superseded: &[Arc<Manifest>],
+    is_partial: bool,
+) -> io::Result<Comparison> {
+    let scanned = scan(dirs, &Excluded::nothing(), &AtomicBool::new(false))?;
+    let entries: HashMap<&[u8], usize> =
+        wanted.iter().map(|index| (manifest.entries[*index].path.as_bytes(), *index)).collect();
+    let older: Vec<HashMap<&[u8], &EntryKind>> = superseded
+        .iter()
+        .map(|manifest| manifest.entries.iter().map(|entry| (entry.path.as_bytes(), &entry.kind)).collect())
+        .collect();
+    let mut comparison = Comparison::default();
+    let mut is_there = vec![false; manifest.entries.len()];
+    // Something that cannot be looked at cannot be compared: sockets, pipes, and folders without permission.
+    let unreadable = scanned.left_out.into_iter().filter_map(|left_out| left_out.path);
+    comparison
+        .conflicts
+        .extend(unreadable.filter(|path| !is_partial || entries.contains_key(path.as_bytes())));
+
+    for found in &scanned.found {
+        let here = entries.get(found.path.as_bytes()).copied();
+        if here.is_none() && is_partial {
+            continue;
+        }
+        let mut existing = Existing { dirs, found, digest: None };
+        if let Some(index) = here
+            && existing.equals(&manifest.entries[index].kind)
+        {
+            is_there[index] = true;
+            continue;
+        }
+        let is_directory = matches!(found.kind, FoundKind::Directory);
+        let is_proven = !is_directory
+            && older
+                .iter()
+                .any(|older| older.get(found.path.as_bytes()).is_some_and(|kind| existing.equals(kind)));
+        match (here, is_directory) {
+            // A folder holds no data itself: one that the recovery point does not have may stay.
+            (None, true) => {}
+            (Some(index), false) if is_proven && is_file(&manifest.entries[index].kind) => {
+                comparison.replacing.insert(index);
+            }
+            (Some(_) | None, false) if is_proven => comparison.stale.push(found.path.clone()),
+            (Some(_) | None, true | false) => comparison.conflicts.push(found.path.clone()),
+        }
+    }
+    for index in wanted {
+        match (&manifest.entries[*index].kind, is_there[*index]) {
+            (EntryKind::File { .. }, false) => comparison.missing.push(*index),
+            (EntryKind::File { .. }, true) => comparison.present.push(*index),
+            (EntryKind::Directory | EntryKind::Link { .. }, true | false) => {}
+        }
+    }
+    Ok(comparison)
+}
+
+const fn is_file(kind: &EntryKind) -> bool {
+    matches!(kind, EntryKind::File { .. })
+}
+
+/// Something in the target, hashed at most once.
+struct Existing<'a> {
+    dirs: &'a mut Dirs,
+    found: &'a Found,
+    digest: Option<Option<Digest>>,
+}
+
+impl Existing<'_> {
+    /// Whether it has the content of `kind`.
+    fn equals(&mut self, kind: &EntryKind) -> bool {
+        match (&self.found.kind, kind) {
+            (FoundKind::Directory, EntryKind::Directory) => true,
+            (FoundKind::Link { target: here }, EntryKind::Link { target }) => here == target,
+            (FoundKind::File { size: here }, EntryKind::File { size, digest, .. }) => {
+                here == size && self.digest() == Some(*digest)
+            }
+            (FoundKind::Directory, EntryKind::File { .. } | EntryKind::Link { .. })
+            | (FoundKind::Link { .. }, EntryKind::Directory | EntryKind::File { .. })
+            | (FoundKind::File { .. }, EntryKind::Directory | EntryKind::Link { .. }) => false,
+        }
+    }
+
+    /// Its hash; `None` when it cannot be read, which makes it equal to nothing.
+    fn digest(&mut self) -> Option<Digest> {
+        let (dirs, found) = (&mut self.dirs, self.found);
+        *self.digest.get_or_insert_with(|| hash(dirs, &found.path).ok())
+    }
+}
+
+/// The hash of a file in the target.
+pub(crate) fn hash(dirs: &mut Dirs, path: &EntryPath) -> io::Result<Digest> {
+    let file = dirs.open_file(path.split())?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file)?;
+    Ok(hasher.finalize().into())
+}

@@ -1,0 +1,360 @@
+//! Puts verified bytes in their place in the target.
+//!
+//! A file is written under a number in a hidden folder of the target, on the same file system, brought to disk, and
+//! only then linked to its name, which fails if anything has got that name meanwhile. So a file with its own name is
+//! always whole, after a power cut too.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
+
+use super::RestoreError;
+use crate::dirs::Dirs;
+use crate::id::Digest;
+use crate::manifest::{Entry, EntryKind, Manifest};
+use crate::path::EntryPath;
+use crate::scan::RESTORE_FOLDER;
+use crate::transfer::blocking;
+
+/// Zeros are left out of a file in pieces of this size, so that holes come back: the block of most file systems
+/// is 4 KiB, and smaller holes cost more extents than they save.
+const HOLE_BYTES: usize = 64 * 1024;
+
+/// Set-user-id and set-group-id.
+const SET_ID: u32 = 0o6000;
+
+/// From so many files on, one sync of the file system is cheaper than one for each.
+const SYNC_TOGETHER_FROM: usize = 16;
+
+/// The directory that is restored into.
+#[derive(Debug)]
+pub(super) struct Target {
+    dirs: Mutex<Dirs>,
+    path: PathBuf,
+    pub(super) manifest: Arc<Manifest>,
+    /// The folder of temporary files, once it is made.
+    folder: OnceLock<OwnedFd>,
+    /// Entries whose place is taken by something that is proven stored.
+    replacing: HashSet<usize>,
+    is_root: bool,
+}
+
+/// A file on its way.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    file: File,
+    length: u64,
+    hasher: blake3::Hasher,
+}
+
+impl Incoming {
+    pub(super) fn digest(&self) -> Digest {
+        self.hasher.finalize().into()
+    }
+}
+
+impl Target {
+    pub(super) fn new(
+        dirs: Dirs,
+        path: PathBuf,
+        manifest: Arc<Manifest>,
+        replacing: HashSet<usize>,
+    ) -> Arc<Self> {
+        let is_root = rustix::process::geteuid().is_root();
+        let dirs = Mutex::new(dirs);
+        Arc::new(Self { dirs, path, manifest, folder: OnceLock::new(), replacing, is_root })
+    }
+
+    /// Directories of its own for one thread.
+    fn dirs(&self) -> Dirs {
+        self.dirs.lock().unwrap_or_else(PoisonError::into_inner).fresh()
+    }
+
+    fn failed(&self, path: &EntryPath, source: io::Error) -> RestoreError {
+        RestoreError::Target { target: self.path.clone(), path: path.to_string(), source }
+    }
+
+    fn failed_at(&self, name: &str, source: io::Error) -> RestoreError {
+        RestoreError::Target { target: self.path.clone(), path: name.to_owned(), source }
+    }
+
+    /// Removes what is stale, makes the folder of temporary files, empty, and all directories.
+    pub(super) async fn prepare(
+        self: &Arc<Self>,
+        wanted: Arc<Vec<usize>>,
+        stale: Vec<EntryPath>,
+    ) -> Result<(), RestoreError> {
+        let this = Arc::clone(self);
+        blocking(move || {
+            let mut dirs = this.dirs();
+            for path in &stale {
+                this.remove(&mut dirs, path).map_err(|source| this.failed(path, source))?;
+            }
+            let folder =
+                this.make_folder(&mut dirs).map_err(|source| this.failed_at(RESTORE_FOLDER, source))?;
+            // Only one restore at a time begins: the caller holds the claim.
+            let _ = this.folder.set(folder);
+            for index in wanted.iter() {
+                let entry = &this.manifest.entries[*index];
+                if matches!(entry.kind, EntryKind::Directory) {
+                    dirs.create_directory(entry.path.as_bytes())
+                        .map_err(|source| this.failed(&entry.path, source))?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Makes the folder of temporary files, or empties the one that a killed restore left.
+    fn make_folder(&self, dirs: &mut Dirs) -> io::Result<OwnedFd> {
+        let folder = dirs.create_directory(RESTORE_FOLDER.as_bytes())?;
+        for entry in rustix::fs::Dir::read_from(&folder)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name.ends_with(b".part") {
+                rustix::fs::unlinkat(&folder, entry.file_name(), AtFlags::empty())?;
+            }
+        }
+        folder.try_clone()
+    }
+
+    fn folder(&self) -> &OwnedFd {
+        self.folder.get().expect("prepared before anything is placed")
+    }
+
+    /// Writes small files and gives them their names. Their bytes have been verified.
+    pub(super) fn place_all(&self, incoming: Vec<(usize, Bytes)>) -> Result<(), RestoreError> {
+        let is_together = incoming.len() >= SYNC_TOGETHER_FROM;
+        let mut written = Vec::with_capacity(incoming.len());
+        for (index, bytes) in incoming {
+            let mut part = self.begin(index)?;
+            part.length =
+                write_sparse(&part.file, 0, &bytes).map_err(|source| self.failed_entry(index, source))?;
+            self.dress(index, &part, !is_together)?;
+            written.push(index);
+        }
+        if is_together {
+            rustix::fs::syncfs(self.folder())
+                .map_err(|error| self.failed_at(RESTORE_FOLDER, error.into()))?;
+        }
+        let mut dirs = self.dirs();
+        written.into_iter().try_for_each(|index| self.name(&mut dirs, index))
+    }
+
+    fn failed_entry(&self, index: usize, source: io::Error) -> RestoreError {
+        self.failed(&self.manifest.entries[index].path, source)
+    }
+
+    /// Opens the temporary file of an entry, empty.
+    pub(super) fn begin(&self, index: usize) -> Result<Incoming, RestoreError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(self.folder(), part_name(index), flags, Mode::RUSR | Mode::WUSR);
+        let file = File::from(opened.map_err(|error| self.failed_entry(index, error.into()))?);
+        Ok(Incoming { file, length: 0, hasher: blake3::Hasher::new() })
+    }
+
+    /// Appends to a large file, hashing.
+    pub(super) fn write(
+        &self,
+        index: usize,
+        mut incoming: Incoming,
+        bytes: &[u8],
+    ) -> Result<Incoming, RestoreError> {
+        incoming.hasher.update(bytes);
+        incoming.length = write_sparse(&incoming.file, incoming.length, bytes)
+            .map_err(|source| self.failed_entry(index, source))?;
+        Ok(incoming)
+    }
+
+    /// Gives a large file, which has been verified, its name.
+    pub(super) fn complete(&self, index: usize, incoming: Incoming) -> Result<(), RestoreError> {
+        self.dress(index, &incoming, true)?;
+        drop(incoming);
+        self.name(&mut self.dirs(), index)
+    }
+
+    /// Sets length, owner, mode and times of a temporary file, and brings it to disk if `is_synced`.
+    fn dress(&self, index: usize, incoming: &Incoming, is_synced: bool) -> Result<(), RestoreError> {
+        let entry = &self.manifest.entries[index];
+        let file = &incoming.file;
+        let dressed = || -> io::Result<()> {
+            // A file that ends in a hole has not been written to its end.
+            file.set_len(incoming.length)?;
+            self.set_attributes(file, entry)?;
+            if is_synced { file.sync_all() } else { Ok(()) }
+        };
+        dressed().map_err(|source| self.failed(&entry.path, source))
+    }
+
+    /// Moves a temporary file to its name. Only a file that was compared before, and may be replaced, gives way.
+    fn name(&self, dirs: &mut Dirs, index: usize) -> Result<(), RestoreError> {
+        let entry = &self.manifest.entries[index];
+        let (parent, name) = entry.path.split();
+        let name = OsStr::from_bytes(name);
+        let moved = dirs.create_directory(parent).and_then(|directory| {
+            if self.replacing.contains(&index) {
+                Ok(rustix::fs::renameat(self.folder(), part_name(index), &directory, name)?)
+            } else {
+                self.move_without_replacing(&directory, &part_name(index), name)
+            }
+        });
+        moved.map_err(|source| self.failed(&entry.path, source))
+    }
+
+    fn move_without_replacing(&self, directory: &OwnedFd, from: &str, to: &OsStr) -> io::Result<()> {
+        use rustix::io::Errno;
+        match rustix::fs::renameat_with(self.folder(), from, directory, to, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(()),
+            // Not every file system knows how; all can make a link, which replaces nothing either.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+                rustix::fs::linkat(self.folder(), from, directory, to, AtFlags::empty())?;
+                rustix::fs::unlinkat(self.folder(), from, AtFlags::empty())?;
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes the links, sets the attributes of the files that were there and of directories, and brings all to disk.
+    pub(super) async fn finish(
+        self: &Arc<Self>,
+        wanted: Arc<Vec<usize>>,
+        present: Vec<usize>,
+    ) -> Result<(), RestoreError> {
+        let this = Arc::clone(self);
+        blocking(move || {
+            let mut dirs = this.dirs();
+            for index in present {
+                let entry = &this.manifest.entries[index];
+                let file =
+                    dirs.open_file(entry.path.split()).map_err(|source| this.failed(&entry.path, source))?;
+                this.set_attributes(&file, entry).map_err(|source| this.failed(&entry.path, source))?;
+            }
+            for index in wanted.iter() {
+                let entry = &this.manifest.entries[*index];
+                if let EntryKind::Link { target } = &entry.kind {
+                    this.make_link(&mut dirs, entry, target)
+                        .map_err(|source| this.failed(&entry.path, source))?;
+                }
+            }
+            let folder = rustix::fs::unlinkat(dirs.root(), RESTORE_FOLDER, AtFlags::REMOVEDIR);
+            folder.map_err(|error| this.failed_at(RESTORE_FOLDER, error.into()))?;
+            // Deepest first: entries are in the order of their paths, so what is in a directory comes after it.
+            for index in wanted.iter().rev() {
+                let entry = &this.manifest.entries[*index];
+                if matches!(entry.kind, EntryKind::Directory) {
+                    this.dress_directory(&mut dirs, entry)
+                        .map_err(|source| this.failed(&entry.path, source))?;
+                }
+            }
+            rustix::fs::syncfs(dirs.root()).map_err(|error| this.failed_at(".", error.into()))
+        })
+        .await
+    }
+
+    /// Removes a file or link that is proven stored.
+    fn remove(&self, dirs: &mut Dirs, path: &EntryPath) -> io::Result<()> {
+        let (parent, name) = path.split();
+        let directory = dirs.directory(parent)?;
+        Ok(rustix::fs::unlinkat(&directory, OsStr::from_bytes(name), AtFlags::empty())?)
+    }
+
+    /// Makes a link unless it is there; it has been compared.
+    fn make_link(&self, dirs: &mut Dirs, entry: &Entry, target: &[u8]) -> io::Result<()> {
+        let (parent, name) = entry.path.split();
+        let directory = dirs.create_directory(parent)?;
+        let name = OsStr::from_bytes(name);
+        match rustix::fs::symlinkat(OsStr::from_bytes(target), &directory, name) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::EXIST) => {
+                let here = rustix::fs::readlinkat(&directory, name, Vec::new())?;
+                if here.to_bytes() != target {
+                    return Err(io::ErrorKind::AlreadyExists.into());
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if self.is_root {
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            let owned = rustix::fs::chownat(&directory, name, Some(uid(entry)), Some(gid(entry)), flags);
+            tolerate_foreign_owner(owned, entry)?;
+        }
+        rustix::fs::utimensat(&directory, name, &times(entry), AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(())
+    }
+
+    /// Sets owner, mode and times of a directory.
+    fn dress_directory(&self, dirs: &mut Dirs, entry: &Entry) -> io::Result<()> {
+        let directory = dirs.directory(entry.path.as_bytes())?;
+        self.set_attributes(&*directory, entry)
+    }
+
+    /// Sets owner (when root), mode and times of a file or directory.
+    fn set_attributes(&self, opened: impl AsFd, entry: &Entry) -> io::Result<()> {
+        if self.is_root {
+            let owned = rustix::fs::fchown(&opened, Some(uid(entry)), Some(gid(entry)));
+            tolerate_foreign_owner(owned, entry)?;
+        }
+        let stat = rustix::fs::fstat(&opened)?;
+        // A file that lets others act as its owner must not do so for somebody else.
+        let is_owned = (stat.st_uid, stat.st_gid) == (entry.uid, entry.gid);
+        let mode = if is_owned { entry.mode } else { entry.mode & !SET_ID };
+        // After the owner: changing that takes the set-id bits away.
+        rustix::fs::fchmod(&opened, Mode::from_raw_mode(mode))?;
+        Ok(rustix::fs::futimens(&opened, &times(entry))?)
+    }
+}
+
+/// The temporary name of an entry.
+fn part_name(index: usize) -> String {
+    format!("{index}.part")
+}
+
+/// Writes `bytes` at `offset`, leaving long runs of zeros out, and returns where they end.
+fn write_sparse(file: &File, offset: u64, bytes: &[u8]) -> io::Result<u64> {
+    let mut at = offset;
+    for piece in bytes.chunks(HOLE_BYTES) {
+        if piece.len() < HOLE_BYTES || piece.iter().any(|byte| *byte != 0) {
+            file.write_all_at(piece, at)?;
+        }
+        at += crate::transfer::as_u64(piece.len());
+    }
+    Ok(at)
+}
+
+/// In a container without the right to give files away, they belong to whoever restores them.
+fn tolerate_foreign_owner(result: rustix::io::Result<()>, entry: &Entry) -> io::Result<()> {
+    use rustix::io::Errno;
+    match result {
+        Ok(()) => Ok(()),
+        Err(error @ (Errno::PERM | Errno::INVAL)) => {
+            tracing::warn!(path = %entry.path, %error, "the owner could not be restored");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn uid(entry: &Entry) -> Uid {
+    Uid::from_raw(entry.uid)
+}
+
+fn gid(entry: &Entry) -> Gid {
+    Gid::from_raw(entry.gid)
+}
+
+/// The modification time, also as the time of the last access, which is not kept.
+fn times(entry: &Entry) -> Timestamps {
+    let modified = Timespec { tv_sec: entry.modified.seconds, tv_nsec: entry.modified.nanos.into() };
+    Timestamps { last_access: modified, last_modification: modified }
+}
