@@ -9,6 +9,7 @@
 //! * [`manifest`]: what one recovery point contains, line by line.
 //! * [`mod@save`], [`mod@restore`], [`mod@verify`]: bytes into the store, out of it, and checked in place.
 //! * [`mod@prune`], [`mod@clean_up`]: what may be deleted in the store, and in the work directory.
+//! * [`mod@probe`]: whether a store can be trusted with work.
 //! * [`extra`]: small objects beside the recovery points (the application's state, the last log lines).
 
 pub mod claim;
@@ -22,6 +23,7 @@ pub mod lease;
 pub mod manifest;
 mod order;
 pub mod path;
+pub mod probe;
 pub mod progress;
 pub mod prune;
 mod read;
@@ -32,6 +34,8 @@ pub mod store;
 mod transfer;
 pub mod verify;
 pub mod workload;
+
+pub use object_store::ObjectStore;
 
 pub use claim::{Acquired, Claim, Claimant, How, Wait, acquire};
 pub use clean_up::clean_up;

@@ -80,7 +80,7 @@ pub async fn prune(workload: &Workload, plan: &PrunePlan<'_>) -> Result<Pruned, 
         needed.insert(point.manifest.key.clone());
         needed.extend(manifest.objects.into_iter().map(|object| object.key));
     }
-    let oldest_kept = oldest_kept(&chain, head, &kept);
+    let oldest_kept = oldest_kept(head, &kept);
     needed.extend(extras(chain.iter().filter(|link| link.record.seq >= oldest_kept)));
 
     let rules = Rules {
@@ -108,12 +108,10 @@ pub async fn prune(workload: &Workload, plan: &PrunePlan<'_>) -> Result<Pruned, 
     Ok(Pruned { kept, forgotten, objects, bytes })
 }
 
-/// The number of the oldest record that stays: the one that committed the oldest kept point, or the one that began
-/// the present claim, whichever is older.
-fn oldest_kept(chain: &[Head], head: &Head, kept: &[RecoveryPoint]) -> u64 {
-    let oldest_point = kept.iter().map(|point| point.seq).min();
-    let lowest = chain.first().map_or(head.record.seq, |link| link.record.seq);
-    oldest_point.unwrap_or(u64::MAX).min(head.record.claim).max(lowest)
+/// The number of the oldest record that stays: the one that committed the oldest kept point. Records after it name
+/// no older point, and each tells the whole state, so not even the one that began the present claim is needed.
+fn oldest_kept(head: &Head, kept: &[RecoveryPoint]) -> u64 {
+    kept.iter().map(|point| point.seq).min().unwrap_or(head.record.seq).min(head.record.seq)
 }
 
 /// The extras that some records name.

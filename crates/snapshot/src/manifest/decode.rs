@@ -76,11 +76,16 @@ pub enum DecodeError {
 /// [`DecodeError`]. Every path in the result is inside the work directory, unique, and below directories only;
 /// every extent lies within its object; the counts are right.
 pub fn decode(compressed: &[u8], workload: &WorkloadName) -> Result<Manifest, DecodeError> {
+    decode_within(compressed, workload, DECODED_BYTES_MAX)
+}
+
+/// As [`decode`], with at most `max` bytes in all lines together.
+fn decode_within(compressed: &[u8], workload: &WorkloadName, max: u64) -> Result<Manifest, DecodeError> {
     let unreadable = |source| DecodeError::Unreadable { line: 1, source };
     let mut decoder = zstd::Decoder::new(compressed).map_err(unreadable)?;
     decoder.window_log_max(WINDOW_LOG_MAX).map_err(unreadable)?;
     // One byte more than allowed, to tell "exactly as much" from "too much".
-    let mut lines = Lines { input: BufReader::new(decoder.take(DECODED_BYTES_MAX + 1)), number: 0, total: 0 };
+    let mut lines = Lines { input: BufReader::new(decoder.take(max + 1)), number: 0, total: 0, max };
     let Some(Line::Manifest(header)) = lines.next()? else {
         return Err(lines.invalid("a manifest begins with its header"));
     };
@@ -234,6 +239,7 @@ struct Lines<R> {
     input: R,
     number: u64,
     total: u64,
+    max: u64,
 }
 
 impl<R: BufRead> Lines<R> {
@@ -249,8 +255,8 @@ impl<R: BufRead> Lines<R> {
         if read > LINE_BYTES_MAX {
             return Err(self.too_large("bytes in one line", LINE_BYTES_MAX));
         }
-        if self.total > DECODED_BYTES_MAX {
-            return Err(DecodeError::TooLarge { line, what: "bytes in all", max: DECODED_BYTES_MAX });
+        if self.total > self.max {
+            return Err(DecodeError::TooLarge { line, what: "bytes in all", max: self.max });
         }
         match bytes.split_last() {
             None => Ok(None),
@@ -267,5 +273,31 @@ impl<R: BufRead> Lines<R> {
 
     fn too_large(&self, what: &'static str, max: usize) -> DecodeError {
         DecodeError::TooLarge { line: self.number, what, max: u64::try_from(max).unwrap_or(u64::MAX) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claim::ClaimId;
+    use crate::id::Nonce;
+    use crate::manifest::{Header, LeftOut, LeftOutReason, encode};
+
+    #[test]
+    fn a_bomb_is_refused_as_soon_as_it_has_grown_beyond_the_limit() {
+        let workload: WorkloadName = "work".parse().expect("a valid name");
+        let nonce = Nonce::from_bytes([0; 16]);
+        let claim = ClaimId { seq: 1, nonce };
+        let header = Header { format: FORMAT, workload: workload.clone(), claim, save: nonce, at_unix_ms: 0 };
+        let blank = LeftOut { path: None, reason: LeftOutReason::Socket, message: "m".repeat(100_000) };
+        let bomb = Manifest { header, objects: Vec::new(), entries: Vec::new(), left_out: vec![blank; 100] };
+        let compressed = encode(&bomb).expect("encodable");
+        assert!(compressed.len() < 10_000, "ten MiB in {} bytes", compressed.len());
+        let max = 1024 * 1024;
+        match decode_within(&compressed, &workload, max) {
+            Err(DecodeError::TooLarge { line: 2..=12, what: "bytes in all", max: 1_048_576 }) => {}
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(decode(&compressed, &workload).expect("within the real limit"), bomb);
     }
 }
