@@ -1,1 +1,38 @@
-//! placeholder
+//! Protects one workload on one machine: sees the notice, stops the work, saves it, and later takes it up again.
+//!
+//! What is to be done is decided in `lifeboat-core`; this crate is its hands. Where to look:
+//!
+//! * [`config`], [`setup`]: from TOML and flags to what a run needs.
+//! * [`mod@run`]: the life of `lifeboat run`, step by step; [`standalone`]: `lifeboat evacuate`.
+//! * `intake`, [`watch`]: what reaches the agent; `evacuator`: the driver of core's machine; `hands`: one
+//!   function a stage.
+//! * [`process`]: the workload's processes; `renewal`: the claim's heartbeat.
+//! * [`dirs`], [`record`]: what is kept on this machine; [`control`]: the socket; [`summary`]: the result.
+//!
+//! The bytes move in `lifeboat-snapshot`; the metadata service is asked in `lifeboat-imds`.
+
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod dirs;
+mod evacuator;
+mod hands;
+mod intake;
+pub mod process;
+pub mod record;
+mod renewal;
+pub mod ring;
+pub mod run;
+pub mod setup;
+pub mod signal;
+pub mod standalone;
+pub mod summary;
+pub mod watch;
+
+pub use config::{Config, ConfigError, Settings};
+pub use hands::{MakeProgress, Site, bytes_text};
+pub use ring::LogRing;
+pub use run::{RunEnd, Ui, run};
+pub use setup::{RunError, Setup};
+pub use standalone::evacuate;
+pub use summary::Summary;

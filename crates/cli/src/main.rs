@@ -1,2 +1,76 @@
-//! placeholder
-fn main() {}
+//! `lifeboat`: arguments → configuration → wiring → exit code.
+
+mod args;
+mod commands;
+mod demo;
+mod index_worker;
+mod log;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{CommandFactory, Parser};
+use lifeboat_agent::RunError;
+use lifeboat_core::conclusion::exit_code;
+
+use crate::args::{Cli, Command, ConfigCommand};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let ring = log::start(&cli);
+    let json = cli.json;
+    // One thread runs everything that waits; what reads and hashes files has threads of its own. An idle
+    // agent shall cost next to nothing.
+    let done = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .context("cannot start the runtime")
+        .and_then(|runtime| {
+            let code = runtime.block_on(Box::pin(dispatch(cli, ring)));
+            // A thread that hangs in a dead file system must not keep the process from ending.
+            runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+            code
+        });
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            output::failure(&error, json);
+            ExitCode::from(code_of(&error))
+        }
+    }
+}
+
+/// Reading and hashing use at most so many threads; each holds a bounded buffer.
+const BLOCKING_THREADS: usize = 16;
+
+async fn dispatch(cli: Cli, ring: lifeboat_agent::LogRing) -> anyhow::Result<u8> {
+    let ui = lifeboat_agent::Ui { ring, progress: progress::maker(!cli.quiet && !cli.json) };
+    let json = cli.json;
+    match cli.command {
+        Command::Run(args) => commands::run::run(&args, ui, json).await,
+        Command::Evacuate(args) => commands::run::evacuate(&args, ui, json).await,
+        Command::Status(args) => commands::run::status(&args, json).await,
+        Command::List(args) => commands::store::list(&args, json).await,
+        Command::Show(args) => commands::store::show(&args, json).await,
+        Command::Restore(args) => commands::restore::restore(&args, &ui, json).await,
+        Command::Verify(args) => commands::store::verify(&args, &ui, json).await,
+        Command::Prune(args) => commands::store::prune(&args, json).await,
+        Command::Doctor(args) => commands::doctor::doctor(&args, json).await,
+        Command::Config(ConfigCommand::Check { file }) => commands::config::check(&file, json),
+        Command::Demo(args) => demo::demo(&args, json).await,
+        Command::MockImds(args) => commands::mock::serve(args).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "lifeboat", &mut std::io::stdout());
+            Ok(0)
+        }
+        Command::IndexWorker(args) => index_worker::work(&args).await,
+    }
+}
+
+/// The exit code of a failure: what the agent says of its own errors, else "lifeboat itself failed".
+fn code_of(error: &anyhow::Error) -> u8 {
+    error.downcast_ref::<RunError>().map_or(exit_code::FAILED, RunError::exit_code)
+}

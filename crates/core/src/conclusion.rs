@@ -56,8 +56,9 @@ pub enum Conclusion {
     Leave,
 }
 
-/// What follows from how the workload ended. Work that ends with 0 is finished, even in the middle of an
-/// evacuation before the stop signal had any effect on it: that case is the caller's to report as `ByItself`.
+/// What follows from how the workload ended. Work that ends with 0 in the middle of an evacuation is not taken
+/// for finished: a worker that obeys the stop signal ends with 0 too. Started once more it finds that nothing
+/// is left to do; the opposite mistake would lose work.
 #[must_use]
 pub const fn conclude(exit: Exit, ending: Ending) -> (Conclusion, u8) {
     match (ending, exit) {

@@ -1,0 +1,461 @@
+//! The configuration file: its form, its defaults, and the checks that turn it into [`Settings`].
+//!
+//! One TOML file; flags override it; unknown keys are errors. Durations carry units (`"30s"`).
+
+use std::path::{Path, PathBuf};
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use lifeboat_core::evacuation::budget::Budget;
+use lifeboat_core::evacuation::stage::{Plan, STAGES, Stage};
+use lifeboat_core::notice::Patience;
+use lifeboat_core::time::Millis;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::signal::Signal;
+
+/// The file as written. Everything is optional; `None` means the default, so that a flag can tell a chosen
+/// value from a defaulted one.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Name of the work; machines that use the same name in the same store carry on each other's work.
+    pub name: Option<String>,
+    /// The directory that is saved and restored.
+    pub work_dir: Option<PathBuf>,
+    /// Where it is saved: `file:///abs/path`.
+    pub store: Option<String>,
+    /// This machine's name in the store, where the metadata service does not tell one.
+    pub instance_id: Option<String>,
+    /// The workload's own state, relative to the work directory.
+    pub state_file: Option<PathBuf>,
+    /// Written at the notice; default: a file outside the work directory.
+    pub signal_file: Option<PathBuf>,
+    /// Globs of paths below the work directory that are not saved.
+    pub exclude: Vec<String>,
+    /// Files of which the last lines are saved at the end, relative to the work directory or absolute.
+    pub log_files: Vec<PathBuf>,
+    /// How many lines of each.
+    pub log_lines: Option<u32>,
+    /// After the evacuation, delete from the work directory what is proven to be stored.
+    pub clean_up: Option<bool>,
+    /// At `stop`, save the files although EBS keeps them.
+    pub snapshot_on_stop: Option<bool>,
+    /// How many recovery points are kept in the store.
+    pub keep: Option<u32>,
+    /// How long a claim holds after its holder fell silent.
+    pub lease: Option<Span>,
+    /// How long `lifeboat run` waits for work that another machine holds.
+    pub claim_wait: Option<Span>,
+    /// Globs with priorities: the first that matches counts; files that none matches have 100.
+    pub priority: Vec<PriorityRule>,
+    /// How the workload is run.
+    pub command: CommandConfig,
+    /// How the metadata service is watched.
+    pub metadata: MetadataConfig,
+    /// Times of the evacuation.
+    pub evacuation: EvacuationConfig,
+}
+
+/// One rule of `[[priority]]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriorityRule {
+    /// Which paths below the work directory.
+    pub glob: String,
+    /// The greater the earlier, in proportion to the size. 0: last of all.
+    pub priority: u32,
+}
+
+/// `[command]`
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CommandConfig {
+    /// Sent to the workload's process group at the notice.
+    pub stop_signal: Option<Signal>,
+    /// When the workload ended by itself, how long processes that it left behind may take to follow.
+    pub linger: Option<Span>,
+}
+
+/// `[metadata]`
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetadataConfig {
+    /// False: do not watch it at all.
+    pub enabled: Option<bool>,
+    /// Default: as the AWS SDKs (`AWS_EC2_METADATA_SERVICE_ENDPOINT`).
+    pub endpoint: Option<String>,
+    /// Between two polls.
+    pub interval: Option<Span>,
+}
+
+/// `[evacuation]`
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvacuationConfig {
+    /// The time from SIGTERM, or from `lifeboat evacuate`, to the end.
+    pub grace: Option<Span>,
+    /// Kept free at the end; at most a tenth of the time.
+    pub reserve: Option<Span>,
+    /// The time given when the announced instant is over, unknown, or hibernation has begun.
+    pub late: Option<Span>,
+    /// A notice whose instant passed longer ago than this did not come true.
+    pub stale: Option<Span>,
+    /// Budget of the stage `notify`.
+    pub notify: Option<BudgetConfig>,
+    /// Budget of the stage `drain`.
+    pub drain: Option<BudgetConfig>,
+    /// Budget of the stage `snapshot`.
+    pub snapshot: Option<BudgetConfig>,
+    /// Budget of the stage `save_state`.
+    pub save_state: Option<BudgetConfig>,
+    /// Budget of the stage `flush_logs`.
+    pub flush_logs: Option<BudgetConfig>,
+    /// Budget of the stage `hand_back`.
+    pub hand_back: Option<BudgetConfig>,
+    /// Budget of the stage `clean_up`.
+    pub clean_up: Option<BudgetConfig>,
+}
+
+/// The budget of one stage; what is missing keeps its default.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BudgetConfig {
+    /// With less the stage is not worth starting.
+    pub minimum: Option<Span>,
+    /// What it normally needs.
+    pub wanted: Option<Span>,
+    /// The most it gets.
+    pub maximum: Option<Span>,
+}
+
+/// A duration as written in the file, with its unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Millis);
+
+/// The checked configuration: no option is left open but those that only the start of a run can fill.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What an evacuation does and how long.
+    pub plan: Plan,
+    /// How sightings in the metadata are judged.
+    pub patience: Patience,
+    /// The time from SIGTERM or `lifeboat evacuate` to the end.
+    pub grace: Millis,
+    /// Sent to the workload at the notice.
+    pub stop_signal: Signal,
+    /// For processes that the workload left behind.
+    pub linger: Millis,
+    /// Whether the metadata service is watched.
+    pub metadata_enabled: bool,
+    /// Its address, where the configuration names one.
+    pub metadata_endpoint: Option<String>,
+    /// Between two polls.
+    pub interval: Millis,
+    /// How long a claim holds without renewal.
+    pub lease: Millis,
+    /// How long to wait for work that another machine holds.
+    pub claim_wait: Millis,
+    /// Recovery points kept.
+    pub keep: u32,
+    /// Paths that are not saved.
+    pub exclude: GlobSet,
+    /// First match counts.
+    pub priorities: Vec<lifeboat_snapshot::save::PriorityRule>,
+    /// Relative to the work directory.
+    pub state_file: PathBuf,
+    /// Where the configuration names one.
+    pub signal_file: Option<PathBuf>,
+    /// Their last lines are saved.
+    pub log_files: Vec<PathBuf>,
+    /// How many lines.
+    pub log_lines: usize,
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {path}")]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is no TOML, has a key that does not exist, or a value of the wrong form.
+    #[error("{path} is not a valid configuration:\n{message}")]
+    Malformed {
+        /// Which.
+        path: PathBuf,
+        /// Where and why, over several lines.
+        message: String,
+    },
+    /// A value is of the right form and makes no sense.
+    #[error("`{key}` {problem}")]
+    Senseless {
+        /// Which key, with its section.
+        key: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+}
+
+/// Source A polls every 5 s, aws-node-termination-handler every 2 s; the metadata service is throttled per
+/// instance, so no more often than every half second.
+const INTERVAL_MIN: Millis = Millis(500);
+
+/// Above a minute, half of the two minutes of a notice could be lost.
+const INTERVAL_MAX: Millis = Millis::from_secs(60);
+
+/// A lease shorter than this would take work away from a machine that is only slow.
+const LEASE_MIN: Millis = Millis::from_secs(3);
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unreadable`], [`ConfigError::Malformed`].
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        toml::from_str(&text)
+            .map_err(|error| ConfigError::Malformed { path: path.to_owned(), message: error.to_string() })
+    }
+
+    /// Checks every value and fills the defaults in.
+    ///
+    /// # Errors
+    /// [`ConfigError::Senseless`] names the first value that makes no sense.
+    pub fn settings(&self) -> Result<Settings, ConfigError> {
+        let span = |value: Option<Span>, default: Millis| value.map_or(default, |span| span.0);
+        let times = &self.evacuation;
+        let interval = span(self.metadata.interval, Millis::from_secs(2));
+        if interval < INTERVAL_MIN || interval > INTERVAL_MAX {
+            return Err(senseless("metadata.interval", "must lie between 500ms and 60s"));
+        }
+        let lease = span(self.lease, Millis::from_secs(30));
+        if lease < LEASE_MIN {
+            return Err(senseless("lease", "must be at least 3s"));
+        }
+        let grace = span(times.grace, Millis::from_secs(120));
+        if grace == Millis::ZERO {
+            return Err(senseless("evacuation.grace", "must be more than nothing"));
+        }
+        let keep = self.keep.unwrap_or(3);
+        if keep == 0 {
+            return Err(senseless("keep", "must be at least 1: the newest recovery point is never deleted"));
+        }
+        let state_file = self.state_file.clone().unwrap_or_else(|| PathBuf::from("state.json"));
+        let escapes = state_file.components().any(|part| !matches!(part, std::path::Component::Normal(_)));
+        if state_file.is_absolute() || escapes {
+            return Err(senseless("state_file", "must be a path inside the work directory"));
+        }
+        if self.signal_file.as_ref().is_some_and(|path| path.is_relative()) {
+            return Err(senseless("signal_file", "must be an absolute path"));
+        }
+        Ok(Settings {
+            plan: Plan {
+                budgets: self.budgets()?,
+                reserve: span(times.reserve, Millis::from_secs(5)),
+                clean_up: self.clean_up.unwrap_or(false),
+                snapshot_on_stop: self.snapshot_on_stop.unwrap_or(true),
+                has_workload: true,
+            },
+            patience: Patience {
+                late: span(times.late, Millis::from_secs(10)),
+                stale: span(times.stale, Millis::from_secs(60)),
+            },
+            grace,
+            stop_signal: self.command.stop_signal.unwrap_or_default(),
+            linger: span(self.command.linger, Millis::from_secs(2)),
+            metadata_enabled: self.metadata.enabled.unwrap_or(true),
+            metadata_endpoint: self.metadata.endpoint.clone(),
+            interval,
+            lease,
+            claim_wait: span(self.claim_wait, Millis::from_secs(600)),
+            keep,
+            exclude: exclude(&self.exclude)?,
+            priorities: self.priorities()?,
+            state_file,
+            signal_file: self.signal_file.clone(),
+            log_files: self.log_files.clone(),
+            log_lines: usize::try_from(self.log_lines.unwrap_or(100)).unwrap_or(usize::MAX),
+        })
+    }
+
+    fn priorities(&self) -> Result<Vec<lifeboat_snapshot::save::PriorityRule>, ConfigError> {
+        self.priority
+            .iter()
+            .map(|rule| match Glob::new(&rule.glob) {
+                Ok(glob) => Ok(lifeboat_snapshot::save::PriorityRule {
+                    glob: glob.compile_matcher(),
+                    priority: rule.priority,
+                }),
+                Err(error) => Err(senseless("priority.glob", &error.to_string())),
+            })
+            .collect()
+    }
+
+    fn budgets(&self) -> Result<[Budget; STAGES], ConfigError> {
+        let times = &self.evacuation;
+        let mut budgets = [Budget { minimum: Millis(0), wanted: Millis(0), maximum: Millis(0) }; STAGES];
+        for stage in Stage::ALL {
+            let written = match stage {
+                Stage::Notify => times.notify,
+                Stage::Drain => times.drain,
+                Stage::Snapshot => times.snapshot,
+                Stage::SaveState => times.save_state,
+                Stage::FlushLogs => times.flush_logs,
+                Stage::HandBack => times.hand_back,
+                Stage::CleanUp => times.clean_up,
+            }
+            .unwrap_or_default();
+            let default = default_budget(stage);
+            let budget = Budget {
+                minimum: written.minimum.map_or(default.minimum, |span| span.0),
+                wanted: written.wanted.map_or(default.wanted, |span| span.0),
+                maximum: written.maximum.map_or(default.maximum, |span| span.0),
+            };
+            // One chosen value moves the defaulted ones along; two chosen ones must fit each other.
+            let budget = Budget {
+                minimum: if written.minimum.is_none() {
+                    budget.minimum.min(written.wanted.map_or(budget.minimum, |s| s.0)).min(budget.maximum)
+                } else {
+                    budget.minimum
+                },
+                ..budget
+            };
+            let budget = Budget {
+                wanted: if written.wanted.is_none() {
+                    budget.wanted.clamp(budget.minimum, budget.maximum.max(budget.minimum))
+                } else {
+                    budget.wanted
+                },
+                maximum: if written.maximum.is_none() {
+                    budget.maximum.max(budget.wanted).max(budget.minimum)
+                } else {
+                    budget.maximum
+                },
+                ..budget
+            };
+            if !budget.is_ordered() {
+                return Err(senseless(
+                    &format!("evacuation.{stage}"),
+                    "must have minimum ≤ wanted ≤ maximum",
+                ));
+            }
+            budgets[stage.index()] = budget;
+        }
+        Ok(budgets)
+    }
+}
+
+/// The budgets that source A's steps and the two minutes suggest: what it gives each step is our maximum,
+/// except for the files, which get all that the others leave.
+const fn default_budget(stage: Stage) -> Budget {
+    let (minimum, wanted, maximum) = match stage {
+        Stage::Notify => (10, 1_000, 5_000),
+        Stage::Drain => (500, 20_000, 45_000),
+        Stage::Snapshot => (2_000, 60_000, 3_600_000),
+        Stage::SaveState => (500, 5_000, 10_000),
+        Stage::FlushLogs => (200, 3_000, 5_000),
+        Stage::HandBack => (500, 3_000, 10_000),
+        Stage::CleanUp => (500, 5_000, 10_000),
+    };
+    Budget { minimum: Millis(minimum), wanted: Millis(wanted), maximum: Millis(maximum) }
+}
+
+fn exclude(globs: &[String]) -> Result<GlobSet, ConfigError> {
+    let mut set = GlobSetBuilder::new();
+    for glob in globs {
+        set.add(Glob::new(glob).map_err(|error| senseless("exclude", &error.to_string()))?);
+    }
+    set.build().map_err(|error| senseless("exclude", &error.to_string()))
+}
+
+fn senseless(key: &str, problem: &str) -> ConfigError {
+    ConfigError::Senseless { key: key.to_owned(), problem: problem.to_owned() }
+}
+
+impl std::str::FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let span: jiff::SignedDuration =
+            text.parse().map_err(|_| format!("`{text}` is no duration; write for example \"30s\""))?;
+        let millis = u64::try_from(span.as_millis())
+            .map_err(|_| format!("`{text}` is negative; a duration is not"))?;
+        Ok(Self(Millis(millis)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("{}ms", self.0.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, String> {
+        let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
+        config.settings().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        let settings = parse("").expect("valid");
+        assert_eq!(settings.interval, Millis(2_000));
+        assert_eq!(settings.grace, Millis(120_000));
+        assert!(!settings.plan.clean_up, "nothing of the user's is deleted by default");
+    }
+
+    #[test]
+    fn unknown_keys_are_errors_that_name_the_key() {
+        for text in ["clean_upp = true", "[evacuation]\ngrase = \"5s\"", "[command]\nx = 1"] {
+            let error = parse(text).expect_err("refused");
+            assert!(error.contains("unknown field"), "{error}");
+        }
+    }
+
+    #[test]
+    fn senseless_values_are_named() {
+        for (text, key) in [
+            ("[metadata]\ninterval = \"10ms\"", "metadata.interval"),
+            ("[metadata]\ninterval = \"5m\"", "metadata.interval"),
+            ("lease = \"1s\"", "lease"),
+            ("keep = 0", "keep"),
+            ("state_file = \"../x\"", "state_file"),
+            ("state_file = \"/x\"", "state_file"),
+            ("signal_file = \"x\"", "signal_file"),
+            ("exclude = [\"a[\"]", "exclude"),
+            ("[evacuation]\ngrace = \"0s\"", "evacuation.grace"),
+            ("[evacuation.drain]\nminimum = \"9s\"\nmaximum = \"3s\"", "evacuation.drain"),
+            ("[evacuation]\ngrace = \"5 parsecs\"", "duration"),
+            ("[evacuation]\ngrace = \"-5s\"", "negative"),
+            ("[command]\nstop_signal = \"SIGKILL\"", "SIGKILL"),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.contains(key), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn one_chosen_budget_moves_the_defaults_along() {
+        let settings = parse("[evacuation.drain]\nmaximum = \"3s\"").expect("valid");
+        let drain = settings.plan.budget(Stage::Drain);
+        assert_eq!((drain.wanted, drain.maximum), (Millis(3_000), Millis(3_000)));
+        let settings = parse("[evacuation.drain]\nwanted = \"90s\"").expect("valid");
+        assert_eq!(settings.plan.budget(Stage::Drain).maximum, Millis(90_000));
+    }
+}

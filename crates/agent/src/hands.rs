@@ -1,0 +1,446 @@
+//! The hands of the evacuation: one function a stage. They do what core decided and report what came of it;
+//! none of them decides anything about another.
+
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lifeboat_core::backoff::Backoff;
+use lifeboat_core::evacuation::stage::Report;
+use lifeboat_core::notice::Interruption;
+use lifeboat_core::time::Millis;
+use lifeboat_snapshot::claim::ClaimError;
+use lifeboat_snapshot::extra::{self, Extra, StoredObject};
+use lifeboat_snapshot::journal::{self, Release};
+use lifeboat_snapshot::manifest::LeftOut;
+use lifeboat_snapshot::save::{SaveOptions, Saved};
+use lifeboat_snapshot::{Claim, Deadline, ManifestRef, Workload, clean_up, read_manifest, save};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use serde_json::json;
+use tokio::sync::Mutex;
+
+use crate::clock::rfc3339;
+use crate::config::Settings;
+use crate::dirs::write_atomically;
+use crate::ring::LogRing;
+use crate::summary::Snapshot;
+
+/// The claim, used by the stages and by the renewal.
+pub(crate) type SharedClaim = Arc<Mutex<Claim>>;
+
+/// Makes the progress display of one long operation, by its name.
+pub type MakeProgress = Arc<dyn Fn(&str) -> Arc<dyn lifeboat_snapshot::Progress> + Send + Sync>;
+
+/// A state file larger than this belongs into the work directory, where it is saved as any file.
+const STATE_MAX: u64 = 16 << 20;
+
+/// The last lines of a log file are looked for in this many bytes at its end.
+const LOG_TAIL_BYTES: u64 = 256 << 10;
+
+/// So many paths that were not saved are named in the summary; the log names all.
+const NAMED_MAX: usize = 20;
+
+/// What every stage needs to know; fixed while the agent runs.
+pub struct Site {
+    /// The checked configuration.
+    pub settings: Settings,
+    /// The workload in its store.
+    pub workload: Workload,
+    /// What is saved and restored; absolute, links resolved.
+    pub work_dir: PathBuf,
+    /// The agent's own directory.
+    pub agent_dir: PathBuf,
+    /// Lifeboat's own places; those below the work directory are not saved.
+    pub own_paths: Vec<PathBuf>,
+    /// This machine's name in the store.
+    pub instance: String,
+    /// Written at the notice.
+    pub signal_file: PathBuf,
+    /// The agent's own last log lines.
+    pub ring: LogRing,
+    /// For progress bars.
+    pub progress: MakeProgress,
+}
+
+impl std::fmt::Debug for Site {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Site")
+            .field("workload", &self.workload)
+            .field("work_dir", &self.work_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a stage's hand reports.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    pub(crate) report: Report,
+    /// In a few words, for the summary.
+    pub(crate) detail: String,
+    /// What it stored, for the stages after it and for the record.
+    pub(crate) stored: Stored,
+}
+
+/// What a stage has stored.
+#[derive(Debug)]
+pub(crate) enum Stored {
+    Nothing,
+    Snapshot(Snapshot, ManifestRef),
+    State(StoredObject),
+    Logs(StoredObject),
+}
+
+impl Handed {
+    fn new(report: Report, detail: impl Into<String>) -> Self {
+        Self { report, detail: detail.into(), stored: Stored::Nothing }
+    }
+
+    fn failed(error: &dyn std::error::Error) -> Self {
+        Self::new(Report::Failed, chain(error))
+    }
+}
+
+/// The error with all its causes, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Notify: the signal file, with what was announced.
+pub(crate) fn notify(site: &Site, interruption: &Interruption) -> Handed {
+    let content = interruption_json(site, interruption);
+    match write_atomically(&site.signal_file, format!("{content:#}\n").as_bytes()) {
+        Ok(()) => Handed::new(Report::Done, site.signal_file.display().to_string()),
+        Err(error) => Handed::new(Report::Failed, format!("{}: {error}", site.signal_file.display())),
+    }
+}
+
+fn interruption_json(site: &Site, interruption: &Interruption) -> serde_json::Value {
+    json!({
+        "instance": site.instance,
+        "action": interruption.action,
+        "cause": interruption.cause,
+        "announced_by": interruption.sources,
+        "noticed": rfc3339(interruption.noticed),
+        "deadline": rfc3339(interruption.deadline),
+    })
+}
+
+/// Snapshot: save what the work directory holds, commit the manifest.
+pub(crate) async fn snapshot(site: &Site, claim: &SharedClaim, deadline: Deadline) -> Handed {
+    let id = claim.lock().await.id();
+    let options = SaveOptions {
+        exclude: site.settings.exclude.clone(),
+        exclude_paths: site.own_paths.clone(),
+        deadline: deadline.clone(),
+        priorities: site.settings.priorities.clone(),
+        progress: (site.progress)("saving"),
+        ..SaveOptions::new(&site.work_dir)
+    };
+    let saved = match save(&site.workload, &id, &options).await {
+        Ok(saved) => saved,
+        Err(error) => return Handed::failed(&error),
+    };
+    let manifest = saved.manifest.clone();
+    let committed = in_time(&deadline, || async { claim.lock().await.commit(manifest.clone()).await }).await;
+    match committed {
+        Ok(point) => {
+            let snapshot = describe(&saved, point.seq);
+            let report = if snapshot.lost_count == 0 { Report::Done } else { Report::Partly };
+            let detail = format!(
+                "{} files, {}, generation {}",
+                snapshot.files,
+                bytes_text(snapshot.bytes),
+                snapshot.generation
+            );
+            Handed { report, detail, stored: Stored::Snapshot(snapshot, manifest) }
+        }
+        Err(error) => Handed::failed(&error),
+    }
+}
+
+fn describe(saved: &Saved, generation: u64) -> Snapshot {
+    let (lost, passed_over): (Vec<_>, Vec<_>) = saved.left_out.iter().partition(|left| left.reason.is_loss());
+    for left in &lost {
+        tracing::error!(
+            what = name(left),
+            message = left.message,
+            "not saved; it is still in the work directory"
+        );
+    }
+    for left in &passed_over {
+        tracing::info!(what = name(left), "passed over");
+    }
+    Snapshot {
+        generation,
+        files: saved.files,
+        bytes: saved.bytes,
+        lost_count: u64::try_from(lost.len()).unwrap_or(u64::MAX),
+        lost: lost.iter().take(NAMED_MAX).map(|left| name(left)).collect(),
+        passed_over: u64::try_from(passed_over.len()).unwrap_or(u64::MAX),
+    }
+}
+
+/// Which path was left out and why, on one line.
+fn name(left: &LeftOut) -> String {
+    let path = left.path.as_ref().map_or_else(|| "the work directory".to_owned(), ToString::to_string);
+    format!("{path}: {}", left.reason)
+}
+
+/// Repeats what the store refuses until the deadline; a fenced claim is not repeated.
+async fn in_time<T, F>(deadline: &Deadline, operation: impl Fn() -> F) -> Result<T, ClaimError>
+where
+    F: Future<Output = Result<T, ClaimError>>,
+{
+    let backoff = Backoff { first: Millis(100), longest: Millis(2_000), seed: u64::from(std::process::id()) };
+    let mut attempt = 0;
+    loop {
+        match operation().await {
+            Err(ClaimError::Store(error)) => {
+                let wait = backoff.wait(attempt).to_duration();
+                let next = tokio::time::Instant::now() + wait;
+                if deadline.current().is_some_and(|end| next >= end) {
+                    return Err(ClaimError::Store(error));
+                }
+                tracing::warn!(error = chain(&error), "the store refused; trying again");
+                tokio::time::sleep(wait).await;
+                attempt += 1;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// SaveState: the state file with the interruption added, into the store and beside the record.
+pub(crate) async fn save_state(
+    site: &Site,
+    claim: &SharedClaim,
+    interruption: &Interruption,
+    deadline: Deadline,
+) -> Handed {
+    let path = &site.settings.state_file;
+    let text = match read_below(&site.work_dir, path, STATE_MAX) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Handed::new(Report::Nothing, format!("there is no {}", path.display()));
+        }
+        Err(error) => return Handed::new(Report::Failed, format!("{}: {error}", path.display())),
+    };
+    let (state, note) = add_interruption(&text, interruption_json(site, interruption));
+    if let Err(error) = write_atomically(&site.agent_dir.join("saved_state.json"), &state) {
+        tracing::warn!(%error, "cannot keep a local copy of the saved state");
+    }
+    let id = claim.lock().await.id();
+    match extra::put(&site.workload, &id, Extra::State, state.into(), &deadline).await {
+        Ok(stored) => Handed {
+            report: Report::Done,
+            detail: format!("{}{note}", bytes_text(stored.size)),
+            stored: Stored::State(stored),
+        },
+        Err(error) => Handed::failed(&error),
+    }
+}
+
+/// The state with the key `interruption` added; a state that is no JSON object is kept whole under `state`.
+fn add_interruption(text: &[u8], interruption: serde_json::Value) -> (Vec<u8>, &'static str) {
+    let (value, note) = match serde_json::from_slice(text) {
+        Ok(serde_json::Value::Object(mut state)) => {
+            state.insert("interruption".to_owned(), interruption);
+            (serde_json::Value::Object(state), "")
+        }
+        Ok(state) => (json!({ "state": state, "interruption": interruption }), ""),
+        Err(_) => (
+            json!({ "state": String::from_utf8_lossy(text), "interruption": interruption }),
+            ", not valid JSON, kept as text",
+        ),
+    };
+    (serde_json::to_vec_pretty(&value).unwrap_or_else(|_| text.to_vec()), note)
+}
+
+/// Reads a file below `dir` without following any link on the way.
+fn read_below(dir: &Path, path: &Path, size_max: u64) -> io::Result<Vec<u8>> {
+    let mut file = open_below(dir, path)?;
+    let size = file.metadata()?.len();
+    if size > size_max {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{size} bytes are more than {size_max}"),
+        ));
+    }
+    let mut bytes = Vec::new();
+    file.by_ref().take(size_max + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn open_below(dir: &Path, path: &Path) -> io::Result<std::fs::File> {
+    // O_NONBLOCK: a pipe in the file's place must not hang the stage.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let base = rustix::fs::open(dir, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let opened: OwnedFd = rustix::fs::openat2(&base, path, flags, Mode::empty(), resolve)?;
+    regular(std::fs::File::from(opened))
+}
+
+fn regular(file: std::fs::File) -> io::Result<std::fs::File> {
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"))
+    }
+}
+
+/// FlushLogs: the last lines of the log files and of the agent itself.
+pub(crate) async fn flush_logs(site: &Site, claim: &SharedClaim, deadline: Deadline) -> Handed {
+    let mut text = String::new();
+    let mut unread = Vec::new();
+    for path in &site.settings.log_files {
+        match log_tail(&site.work_dir, path, site.settings.log_lines) {
+            Ok(tail) => text.push_str(&format!("==> {} <==\n{tail}\n", path.display())),
+            Err(error) => unread.push(format!("{}: {error}", path.display())),
+        }
+    }
+    text.push_str("==> lifeboat <==\n");
+    text.push_str(&site.ring.text());
+    let id = claim.lock().await.id();
+    match extra::put(&site.workload, &id, Extra::Logs, text.into(), &deadline).await {
+        Ok(stored) => Handed {
+            report: if unread.is_empty() { Report::Done } else { Report::Partly },
+            detail: [vec![bytes_text(stored.size)], unread].concat().join("; "),
+            stored: Stored::Logs(stored),
+        },
+        Err(error) => Handed::failed(&error),
+    }
+}
+
+/// The last `lines` lines of a log file. An absolute path may lead anywhere but must not be a link itself.
+fn log_tail(work_dir: &Path, path: &Path, lines: usize) -> io::Result<String> {
+    let mut file = if path.is_absolute() {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+        regular(std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?))?
+    } else {
+        open_below(work_dir, path)?
+    };
+    let size = file.metadata()?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(LOG_TAIL_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let all: Vec<&str> = text.lines().collect();
+    Ok(all[all.len().saturating_sub(lines)..].join("\n"))
+}
+
+/// HandBack: give the claim up, so that the next machine goes on without waiting for the lease.
+pub(crate) async fn hand_back(
+    claim: &SharedClaim,
+    interruption: &Interruption,
+    (state, logs): (Option<StoredObject>, Option<StoredObject>),
+    deadline: Deadline,
+) -> Handed {
+    let sources: Vec<String> = interruption.sources.iter().map(ToString::to_string).collect();
+    let release = Release {
+        reason: format!("{} announced by {}", interruption.action, sources.join(", ")),
+        interruption: Some(journal::Interruption {
+            action: interruption.action.to_string(),
+            source: sources.join(", "),
+            at: Some(rfc3339(interruption.deadline)),
+        }),
+        state,
+        logs,
+    };
+    let released = in_time(&deadline, || async { claim.lock().await.release(release.clone()).await }).await;
+    match released {
+        Ok(()) => Handed::new(Report::Done, "the work may be taken up elsewhere"),
+        Err(error) => Handed::failed(&error),
+    }
+}
+
+/// CleanUp: delete from the work directory what the committed manifest proves to be stored.
+pub(crate) async fn clean(site: &Site, claim: &SharedClaim) -> Handed {
+    let Some(point) = claim.lock().await.point().cloned() else {
+        return Handed::new(Report::Failed, "no manifest is committed");
+    };
+    let manifest = match read_manifest(&site.workload, &point.manifest).await {
+        Ok(manifest) => manifest,
+        Err(error) => return Handed::failed(&error),
+    };
+    match clean_up(&site.work_dir, &Arc::new(manifest)).await {
+        Ok(cleaned) => {
+            for (path, reason) in &cleaned.kept {
+                tracing::info!(%path, ?reason, "kept");
+            }
+            let kept = cleaned.kept.len();
+            let detail = format!("{} files deleted, {kept} kept because they changed", cleaned.deleted);
+            Handed::new(if kept == 0 { Report::Done } else { Report::Partly }, detail)
+        }
+        Err(error) => Handed::failed(&error),
+    }
+}
+
+/// Bytes for people: `12.3 MiB`.
+#[must_use]
+pub fn bytes_text(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut unit = 0;
+    let mut tenths = u128::from(bytes) * 10;
+    while tenths >= 10_240 && unit + 1 < UNITS.len() {
+        tenths /= 1024;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_interruption_is_added_to_any_state() {
+        let added = |text: &[u8]| -> serde_json::Value {
+            let (state, _) = add_interruption(text, json!({"action": "stop"}));
+            serde_json::from_slice(&state).expect("valid JSON")
+        };
+        assert_eq!(added(br#"{"done": 3}"#), json!({"done": 3, "interruption": {"action": "stop"}}));
+        assert_eq!(added(b"[1]"), json!({"state": [1], "interruption": {"action": "stop"}}));
+        assert_eq!(added(b"\xff{"), json!({"state": "\u{fffd}{", "interruption": {"action": "stop"}}));
+    }
+
+    #[test]
+    fn nothing_outside_the_work_directory_is_read() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let work = temp.path().join("work");
+        std::fs::create_dir_all(work.join("sub")).expect("created");
+        std::fs::write(temp.path().join("secret"), "s").expect("written");
+        std::fs::write(work.join("sub/state.json"), "{}").expect("written");
+        std::os::unix::fs::symlink("../secret", work.join("link")).expect("linked");
+        std::os::unix::fs::symlink("..", work.join("up")).expect("linked");
+        assert_eq!(read_below(&work, Path::new("sub/state.json"), 9).expect("read"), b"{}");
+        for path in ["link", "up/secret", "../secret", "sub"] {
+            assert!(read_below(&work, Path::new(path), 9).is_err(), "{path}");
+        }
+        assert!(read_below(&work, Path::new("sub/state.json"), 1).is_err(), "too large");
+    }
+
+    #[test]
+    fn a_log_tail_is_its_last_lines() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let text: String = (0..50_000).map(|n| format!("line {n}\n")).collect();
+        std::fs::write(temp.path().join("app.log"), text).expect("written");
+        let tail = log_tail(temp.path(), Path::new("app.log"), 2).expect("read");
+        assert_eq!(tail, "line 49998\nline 49999");
+        assert_eq!(log_tail(temp.path(), &temp.path().join("app.log"), 1).expect("read"), "line 49999");
+        assert!(log_tail(temp.path(), Path::new("none.log"), 2).is_err());
+    }
+
+    #[test]
+    fn bytes_read_well() {
+        let texts = [0, 1023, 1024, 1536, 10 << 20, 5 << 40].map(bytes_text);
+        assert_eq!(texts, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "10.0 MiB", "5.0 TiB"]);
+    }
+}

@@ -1,0 +1,775 @@
+//! `lifeboat run`: restore, start, watch, evacuate, conclude.
+//!
+//! The order of a run, each step only after the one before it:
+//! lock → finish what a dead agent left → hold while the machine is about to go → claim → restore → start →
+//! protect → conclude. Until the workload starts, any stop ends the run without having touched anything.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+
+use lifeboat_core::conclusion::{Conclusion, Ending, Exit, conclude, exit_code};
+use lifeboat_core::evacuation::stage::{Outcome, Plan, Stage, StageState};
+use lifeboat_core::evacuation::{Input, Progress};
+use lifeboat_core::notice::{Action, Notice, Source};
+use lifeboat_core::time::Millis;
+use lifeboat_imds::identity::{Identity, identity};
+use lifeboat_imds::{Client, WallClock};
+use lifeboat_snapshot::claim::{AcquireError, Acquired, ClaimError, How, Wait};
+use lifeboat_snapshot::journal::{self, RecoveryPoint, Release};
+use lifeboat_snapshot::restore::RestoreOptions;
+use lifeboat_snapshot::{ManifestRef, acquire, extra, read_manifest, restore};
+use rustix::process::Signal as OsSignal;
+use serde::Serialize;
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::Instant;
+
+use crate::clock::{LocalClock, wall_now};
+use crate::control::{Server, Status};
+use crate::dirs::write_atomically;
+use crate::evacuator::{Evacuator, Target};
+use crate::hands::{MakeProgress, SharedClaim, Site, chain};
+use crate::intake::{Event, Intake};
+use crate::process::{Life, Workload};
+use crate::record::{Record, RecordFile};
+use crate::renewal::Renewal;
+use crate::ring::LogRing;
+use crate::setup::{IDENTITY_WAIT, RunError, Setup};
+use crate::summary::Summary;
+
+/// How long to wait for the metadata service's first answer before work begins: two tries.
+const FIRST_ANSWER: Millis = Millis::from_secs(2);
+
+/// What a caller adds to the set-up.
+#[derive(Clone)]
+pub struct Ui {
+    /// The agent's own last log lines.
+    pub ring: LogRing,
+    /// For progress bars.
+    pub progress: MakeProgress,
+}
+
+impl std::fmt::Debug for Ui {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ui").finish_non_exhaustive()
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunEnd {
+    /// The exit code.
+    pub code: u8,
+    /// In a sentence.
+    pub message: String,
+    /// What was evacuated, if anything was.
+    pub summary: Option<Summary>,
+}
+
+impl RunEnd {
+    fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), summary: None }
+    }
+}
+
+/// What stops a run before its workload has started.
+enum Stop {
+    /// SIGTERM or SIGINT, with the exit code.
+    Signal(u8),
+    /// The machine is about to go.
+    Notice(Notice),
+}
+
+/// Runs `command` under protection until it has ended, was evacuated, or belongs to somebody else.
+///
+/// # Errors
+/// [`RunError`] when the workload was not started, or the end of its work could not be recorded.
+pub async fn run(setup: &Setup, command: &[OsString], ui: Ui) -> Result<RunEnd, RunError> {
+    setup.dirs.create()?;
+    let _lock = setup.dirs.lock()?;
+    let (server, requests) = Server::start(&setup.dirs.socket)
+        .map_err(|source| RunError::System { what: "cannot listen on the control socket", source })?;
+    let intake = Intake::start(setup, requests)
+        .map_err(|source| RunError::System { what: "cannot catch signals", source })?;
+    let instance = instance_name(setup).await;
+    let site = Arc::new(setup.site(instance, ui.ring, ui.progress)?);
+    let file = RecordFile::new(&setup.dirs.agent);
+    let record = file.load();
+    let mut run = Run { setup, site, intake, clock: LocalClock::start(), file, record };
+    let end = Box::pin(run.whole(command)).await;
+    server.close().await;
+    end
+}
+
+/// This machine's name: as configured, as the metadata service says, or the host's.
+pub(crate) async fn instance_name(setup: &Setup) -> String {
+    if let Some(instance) = &setup.instance_id {
+        return instance.clone();
+    }
+    let identity = match &setup.metadata {
+        Some(endpoint) => {
+            let mut client = Client::new(endpoint.clone(), WallClock::new(wall_now));
+            identity(&mut client, IDENTITY_WAIT).await.unwrap_or_default()
+        }
+        None => Identity::default(),
+    };
+    if identity.instance_id.is_some() && !identity.is_spot() {
+        tracing::info!(
+            life_cycle = identity.life_cycle,
+            "this is no Spot instance; it is protected all the same"
+        );
+    }
+    identity.instance_id.unwrap_or_else(crate::setup::host_name)
+}
+
+struct Run<'a> {
+    setup: &'a Setup,
+    site: Arc<Site>,
+    intake: Intake,
+    clock: LocalClock,
+    file: RecordFile,
+    record: Record,
+}
+
+impl Run<'_> {
+    async fn whole(&mut self, command: &[OsString]) -> Result<RunEnd, RunError> {
+        if let Some(end) = self.finish_what_a_dead_agent_left().await? {
+            return Ok(end);
+        }
+        if let Some(end) = self.hold_while_the_machine_is_about_to_go().await {
+            return Ok(end);
+        }
+        let (claim, environment) = match self.claim_and_restore().await? {
+            Ok(ready) => ready,
+            Err(end) => return Ok(end),
+        };
+        let run_id = lifeboat_snapshot::id::Nonce::random().to_string();
+        remove_old_signal_file(&self.site);
+        let workload = match Workload::start(command, &self.site.work_dir, &environment, &run_id) {
+            Ok(workload) => workload,
+            Err(error) => {
+                // Nothing was begun: whoever can start the command may have the work at once.
+                give_up(&claim, "the command could not be started").await;
+                return Err(error.into());
+            }
+        };
+        tracing::info!(workload = %self.site.workload.name(), run_id, "workload started");
+        let record = Record {
+            progress: Progress::Idle { handled: handled(&self.record) },
+            workload: Some(workload.mark().clone()),
+            base: self.record.base.take(),
+            ..Record::default()
+        };
+        let evacuator = Evacuator::new(
+            Arc::clone(&self.site),
+            Arc::clone(&claim),
+            self.clock,
+            (self.file.clone(), record),
+            Target::Own(workload),
+            self.site.settings.plan,
+        );
+        evacuator.keep_record();
+        Box::pin(self.protect(claim, evacuator)).await
+    }
+
+    /// An agent that was killed in the middle of an evacuation left a record: the evacuation goes on within
+    /// its deadline. One that was killed otherwise left its workload running: it is stopped before another
+    /// one is started in the same directory.
+    async fn finish_what_a_dead_agent_left(&mut self) -> Result<Option<RunEnd>, RunError> {
+        if matches!(self.record.progress, Progress::Evacuating { .. }) {
+            tracing::warn!(
+                "the agent before this one was killed in the middle of an evacuation; going on with it"
+            );
+            let summary =
+                resume(self.setup, &self.site, self.clock, (self.file.clone(), self.record.clone())).await?;
+            let ending = Ending::Evacuated(summary.verdict);
+            let (_, code) = conclude(Exit::Code(0), ending);
+            let message = "resumed the evacuation that a killed agent had begun";
+            return Ok(Some(RunEnd { code, message: message.into(), summary: Some(summary) }));
+        }
+        if let Some(mark) = self.record.workload.take() {
+            let left = mark.processes().len();
+            if left > 0 {
+                tracing::warn!(
+                    left,
+                    "the agent before this one was killed and left its workload running; stopping it first"
+                );
+                let signal = self.site.settings.stop_signal.number();
+                let until =
+                    Instant::now() + self.site.settings.plan.budget(Stage::Drain).wanted.to_duration();
+                if !mark.stop(signal, until).await && !mark.kill() {
+                    tracing::error!(
+                        "processes of the workload before cannot be killed; the directory may change under the new one"
+                    );
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits for the metadata service's first answer, and while it announces an interruption: work that was
+    /// begun now would only have to be evacuated.
+    async fn hold_while_the_machine_is_about_to_go(&mut self) -> Option<RunEnd> {
+        if !self.intake.is_watching() {
+            return None;
+        }
+        let patience = self.site.settings.patience;
+        let mut until = self.clock.now() + FIRST_ANSWER;
+        let mut is_held = false;
+        loop {
+            let deadline = self.clock.instant(until);
+            let stop = tokio::select! {
+                stop = self.next_stop(!is_held) => stop,
+                () = tokio::time::sleep_until(deadline) => return None,
+            };
+            match stop {
+                None => return None, // asked, and nothing is announced
+                Some(Stop::Signal(code)) => return Some(RunEnd::new(code, "stopped before the work began")),
+                Some(Stop::Notice(notice)) => {
+                    until = notice.deadline + patience.stale;
+                    is_held = true;
+                    let left = notice.deadline.since(self.clock.now());
+                    tracing::warn!(action = %notice.action, %left, "this machine is about to be interrupted: no work is begun on it");
+                }
+            }
+        }
+    }
+
+    /// Waits for something that stops a run before it has begun. `None`: the metadata service was asked and
+    /// announces nothing (only where `quiet_counts`).
+    async fn next_stop(&mut self, quiet_counts: bool) -> Option<Stop> {
+        let handled = handled(&self.record);
+        let clock = self.clock;
+        loop {
+            match self.intake.next(handled, || clock.now()).await {
+                Event::Terminate => return Some(Stop::Signal(exit_code::EVACUATED)),
+                Event::Interrupt => return Some(Stop::Signal(exit_code::SIGNAL_BASE + 2)),
+                Event::Notice(notice) | Event::Expect(notice) => return Some(Stop::Notice(notice)),
+                Event::Quiet if quiet_counts && self.intake.seen().reachable.is_some() => return None,
+                Event::Quiet | Event::Child | Event::PassOn(_) => {}
+                Event::Status(reply) => {
+                    let _ = reply.send(self.status("starting", 0)); // the asker has gone
+                }
+                Event::Evacuate(reply) => drop(reply), // nothing has begun: the asker is told so
+            }
+        }
+    }
+
+    fn status(&self, phase: &str, claim: u64) -> Status {
+        Status {
+            workload: self.site.workload.name().to_string(),
+            instance: self.site.instance.clone(),
+            pid: std::process::id(),
+            phase: phase.to_owned(),
+            claim,
+            metadata: self.intake.seen().clone(),
+        }
+    }
+
+    /// Claims the work and brings the work directory to where it stands.
+    async fn claim_and_restore(&mut self) -> Result<Result<Ready, RunEnd>, RunError> {
+        let claimant = self.setup.claimant(&self.site.instance)?;
+        let workload = self.site.workload.clone();
+        let wait = Instant::now() + self.site.settings.claim_wait.to_duration();
+        tracing::info!(workload = %workload.name(), instance = self.site.instance, "claiming the work");
+        // Whoever gave the work back last: if it was this agent, its files are still the newest there are.
+        let before = journal::head(&workload).await?;
+        let acquired = loop {
+            let stop = tokio::select! {
+                acquired = acquire_patiently(&workload, &claimant, wait) => break acquired?,
+                stop = self.next_stop(false) => stop,
+            };
+            if let Some(end) = self.stopped(stop).await {
+                return Ok(Err(end));
+            }
+        };
+        let Acquired { claim, resume, how } = acquired;
+        let claim: SharedClaim = Arc::new(Mutex::new(claim));
+        // Restoring may take longer than the lease.
+        let (_renewal, mut lost) = Renewal::start(Arc::clone(&claim));
+        let was_ours = before.is_some_and(|head| {
+            let point = resume.as_ref().map(|point| point.seq);
+            head.record.agent == claimant.agent && head.record.point.map(|point| point.seq) == point
+        });
+        let plan = restore_plan(&how, was_ours, resume, &self.record, &self.site);
+        log_plan(&how, &plan);
+        if let RestorePlan::Restore { point, .. } = &plan {
+            let progress = Progress::Idle { handled: handled(&self.record) };
+            let base = self.record.base.take();
+            self.record = Record { restoring: true, progress, base: base.clone(), ..Record::default() };
+            self.file.store(&self.record);
+            let site = Arc::clone(&self.site);
+            let restored = tokio::select! {
+                restored = restore_into(&site, point, base.as_ref()) => restored,
+                stop = self.next_stop(false) => {
+                    give_up(&claim, "interrupted while the work was being restored").await;
+                    let code = match stop { Some(Stop::Signal(code)) => code, Some(Stop::Notice(_)) | None => exit_code::EVACUATED };
+                    return Ok(Err(RunEnd::new(code, "stopped while the work was being restored; it is given back")));
+                }
+                Ok(error) = &mut lost => return Err(error.into()),
+            };
+            if let Err(error) = restored {
+                give_up(&claim, "it could not be restored").await;
+                return Err(error);
+            }
+            self.record.base = Some(point.manifest.clone());
+        }
+        let environment = environment(&self.site, &how, &plan).await;
+        Ok(Ok((claim, environment)))
+    }
+
+    /// A stop while waiting for the claim. A notice holds the run; then it is tried again.
+    async fn stopped(&mut self, stop: Option<Stop>) -> Option<RunEnd> {
+        match stop {
+            Some(Stop::Signal(code)) => Some(RunEnd::new(code, "stopped before the work began")),
+            Some(Stop::Notice(notice)) => {
+                let until = self.clock.instant(notice.deadline + self.site.settings.patience.stale);
+                tracing::warn!(action = %notice.action, "this machine is about to be interrupted: no work is begun on it");
+                tokio::select! {
+                    stop = self.next_stop(false) => match stop {
+                        Some(Stop::Signal(code)) => Some(RunEnd::new(code, "stopped before the work began")),
+                        Some(Stop::Notice(_)) | None => None,
+                    },
+                    () = tokio::time::sleep_until(until) => None,
+                }
+            }
+            None => None,
+        }
+    }
+
+    /// The workload runs: watches over it until its end.
+    async fn protect(&mut self, claim: SharedClaim, mut evacuator: Evacuator) -> Result<RunEnd, RunError> {
+        let (renewal, mut lost) = Renewal::start(Arc::clone(&claim));
+        let mut waiting: Vec<oneshot::Sender<Summary>> = Vec::new();
+        let mut fenced: Option<ClaimError> = None;
+        let mut interrupts = 0u32;
+        // When processes that the workload left behind are killed; when a survived interruption is over.
+        let mut linger_until: Option<Instant> = None;
+        let mut survived_at: Option<Instant> = None;
+        loop {
+            let clock = evacuator.clock();
+            let handled = evacuator.handled();
+            let mut input = None;
+            tokio::select! {
+                event = self.intake.next(handled, || clock.now()) => match event {
+                    Event::Child => {}
+                    Event::Terminate => {
+                        input = Some(self.own_notice(&evacuator, Source::Sigterm));
+                    }
+                    Event::Evacuate(reply) => {
+                        waiting.push(reply);
+                        input = Some(self.own_notice(&evacuator, Source::Operator));
+                    }
+                    Event::Interrupt => {
+                        interrupts += 1;
+                        if interrupts > 1 {
+                            evacuator.kill_workload();
+                            give_up(&claim, "ended by a second interrupt").await;
+                            return Ok(RunEnd::new(exit_code::SIGNAL_BASE + 2, "ended by a second interrupt; the files are where they were"));
+                        }
+                        pass_on(&evacuator, OsSignal::INT);
+                    }
+                    Event::PassOn(signal) => pass_on(&evacuator, signal),
+                    Event::Notice(notice) => input = Some(Input::Notice(notice)),
+                    Event::Expect(notice) => input = Some(Input::Notice(notice)),
+                    Event::Quiet => {}
+                    Event::Status(reply) => {
+                        let phase = if evacuator.is_evacuating() { "evacuating" } else { "running" };
+                        let id = claim.try_lock().map_or(0, |claim| claim.id().seq);
+                        let _ = reply.send(self.status(phase, id)); // the asker has gone
+                    }
+                },
+                stage = evacuator.next() => input = Some(stage),
+                Ok(error) = &mut lost, if fenced.is_none() => {
+                    tracing::error!(error = chain(&error), "the work belongs to somebody else now; the workload is killed");
+                    fenced = Some(error);
+                    evacuator.kill_workload();
+                }
+                () = sleep_until(linger_until) => {
+                    tracing::warn!("killing processes that the workload left behind");
+                    evacuator.kill_workload();
+                    linger_until = None;
+                }
+                () = sleep_until(survived_at) => {
+                    input = Some(Input::Survived);
+                    survived_at = None;
+                }
+            }
+            if let Some(jump) = (!evacuator.is_evacuating()).then(|| self.clock.catch_up()).flatten() {
+                tracing::warn!(
+                    jump_ms = jump,
+                    "the clock jumped: the machine slept or was set; asking who owns the work"
+                );
+                evacuator.set_clock(self.clock);
+                self.intake.forget_clock();
+                renewal.renew_now();
+            }
+            if let Some(summary) = input.and_then(|input| evacuator.feed(input)) {
+                if evacuator.workload_goes_on() {
+                    tracing::warn!("saved before the hibernation; the workload goes on");
+                    let over = summary.interruption.deadline + self.site.settings.patience.stale;
+                    survived_at = Some(clock.instant(over));
+                    answer(&mut waiting, &summary);
+                } else {
+                    evacuator.kill_workload();
+                    answer(&mut waiting, &summary);
+                    return Ok(self.evacuated(&mut evacuator, summary, fenced));
+                }
+            }
+            // Looked at in every round, not only at SIGCHLD: signals may be merged.
+            let life = match &mut evacuator.target {
+                Target::Own(workload) => workload.reap(),
+                Target::None | Target::Leftover(_) => Life::Running,
+            };
+            match life {
+                Life::Running => {}
+                Life::Orphans(_) if evacuator.is_evacuating() || fenced.is_some() => {}
+                Life::Orphans(exit) => {
+                    if linger_until.is_none() {
+                        tracing::info!(%exit, "the workload ended and left processes behind; asking them to stop");
+                        pass_on(&evacuator, OsSignal::TERM);
+                        linger_until = Some(Instant::now() + self.site.settings.linger.to_duration());
+                    }
+                }
+                Life::Gone(exit) => match fenced {
+                    Some(error) => {
+                        let message = format!("{}; the workload was killed", chain(&error));
+                        return Ok(RunEnd::new(exit_code::NOT_OURS, message));
+                    }
+                    None if evacuator.is_evacuating() => evacuator.workload_gone(&exit.to_string()),
+                    None => return self.ended_by_itself(claim, evacuator, exit).await,
+                },
+            }
+        }
+    }
+
+    /// A notice whose deadline this machine's configuration gives: SIGTERM, or somebody's wish.
+    fn own_notice(&self, evacuator: &Evacuator, source: Source) -> Input {
+        let deadline = evacuator.clock().now() + self.site.settings.grace;
+        Input::Notice(Notice { source, action: Action::Terminate, key: None, deadline })
+    }
+
+    fn evacuated(&self, evacuator: &mut Evacuator, summary: Summary, fenced: Option<ClaimError>) -> RunEnd {
+        evacuator.record.workload = None;
+        evacuator.keep_record();
+        let ending = if fenced.is_some() { Ending::LostClaim } else { Ending::Evacuated(summary.verdict) };
+        let (_, code) = conclude(Exit::Code(0), ending);
+        RunEnd { code, message: "evacuated".into(), summary: Some(summary) }
+    }
+
+    /// The workload ended without having been stopped: finished work is marked done, failed work is saved
+    /// and given back.
+    async fn ended_by_itself(
+        &mut self,
+        claim: SharedClaim,
+        mut evacuator: Evacuator,
+        exit: Exit,
+    ) -> Result<RunEnd, RunError> {
+        let (conclusion, code) = conclude(exit, Ending::ByItself);
+        evacuator.record.workload = None;
+        evacuator.keep_record();
+        match conclusion {
+            Conclusion::MarkDone => {
+                let until = Instant::now() + self.site.settings.grace.to_duration();
+                mark_done(&claim, until).await?;
+                tracing::info!("the work is done");
+                Ok(RunEnd::new(code, "the work is done"))
+            }
+            Conclusion::SaveAndRelease => {
+                tracing::warn!(%exit, "the workload failed; saving what it left, so that it can be tried again");
+                let plan = Plan { clean_up: false, has_workload: false, ..self.site.settings.plan };
+                let parts = (self.file.clone(), evacuator.record.clone());
+                let site = Arc::clone(evacuator.site());
+                let mut evacuator = Evacuator::new(site, claim, evacuator.clock(), parts, Target::None, plan);
+                let notice = self.own_notice(&evacuator, Source::Failure);
+                let summary = self.drive(&mut evacuator, notice).await;
+                Ok(RunEnd { code, message: format!("the workload failed with {exit}"), summary })
+            }
+            Conclusion::Leave => Ok(RunEnd::new(code, "left as it is")),
+        }
+    }
+
+    /// Runs an evacuation to its end. A second interrupt breaks it off.
+    async fn drive(&mut self, evacuator: &mut Evacuator, first: Input) -> Option<Summary> {
+        let clock = evacuator.clock();
+        // A hibernation that was outlived must not be taken for this one.
+        let mut summary = evacuator.feed(Input::Survived).or_else(|| evacuator.feed(first));
+        while summary.is_none() {
+            let handled = evacuator.handled();
+            let input = tokio::select! {
+                event = self.intake.next(handled, || clock.now()) => match event {
+                    Event::Notice(notice) => Input::Notice(notice),
+                    Event::Interrupt => return None,
+                    Event::Terminate => self.own_notice(evacuator, Source::Sigterm),
+                    Event::Child | Event::PassOn(_) | Event::Expect(_) | Event::Quiet | Event::Status(_)
+                    | Event::Evacuate(_) => continue,
+                },
+                stage = evacuator.next() => stage,
+            };
+            summary = evacuator.feed(input);
+        }
+        summary
+    }
+}
+
+type Ready = (SharedClaim, Vec<(&'static str, OsString)>);
+
+/// Goes on with an evacuation that a killed agent had begun.
+pub(crate) async fn resume(
+    setup: &Setup,
+    site: &Arc<Site>,
+    clock: LocalClock,
+    (file, record): (RecordFile, Record),
+) -> Result<Summary, RunError> {
+    let claimant = setup.claimant(&site.instance)?;
+    let Acquired { claim, .. } = acquire(&site.workload, &claimant, Wait::No).await?;
+    let claim: SharedClaim = Arc::new(Mutex::new(claim));
+    let (_renewal, _lost) = Renewal::start(Arc::clone(&claim));
+    let target = match &record.workload {
+        Some(mark) => Target::Leftover(mark.clone()),
+        None => Target::None,
+    };
+    let drained = match &record.progress {
+        Progress::Evacuating { stages, .. } => {
+            matches!(stages[Stage::Drain.index()], StageState::Ended { .. })
+        }
+        Progress::Idle { .. } | Progress::Finished { .. } => false,
+    };
+    let plan = Plan { has_workload: record.workload.is_some(), ..site.settings.plan };
+    let mut evacuator = Evacuator::new(Arc::clone(site), claim, clock, (file, record), target, plan);
+    if drained && !evacuator.workload_goes_on() {
+        // The agent may have died between deciding to kill and doing it.
+        evacuator.kill_workload();
+    }
+    let mut summary = evacuator.feed(Input::Resumed);
+    while summary.is_none() {
+        let input = evacuator.next().await;
+        summary = evacuator.feed(input);
+    }
+    evacuator.record.workload = None;
+    evacuator.keep_record();
+    Ok(summary.expect("the loop ends with one"))
+}
+
+/// What is to be done with the work directory before the workload starts.
+#[derive(Debug)]
+enum RestorePlan {
+    /// It is the newest there is, or there is nothing to restore.
+    Keep,
+    /// Bring it to this recovery point.
+    Restore { point: Box<RecoveryPoint> },
+}
+
+/// Files of one's own earlier claim are newer than what is stored, unless they never were whole or are gone.
+fn restore_plan(
+    how: &How,
+    was_ours: bool,
+    resume: Option<RecoveryPoint>,
+    record: &Record,
+    site: &Site,
+) -> RestorePlan {
+    let Some(point) = resume else { return RestorePlan::Keep };
+    let own_files_are_newest = match how {
+        How::Fresh | How::TookOver { .. } => false,
+        How::Released(_) if !was_ours => false,
+        How::Continued | How::Released(_) => !record.restoring && !was_cleaned_up(record) && !is_empty(site),
+    };
+    if own_files_are_newest { RestorePlan::Keep } else { RestorePlan::Restore { point: Box::new(point) } }
+}
+
+/// Whether the last evacuation deleted files from the work directory, or may have.
+fn was_cleaned_up(record: &Record) -> bool {
+    match &record.progress {
+        Progress::Idle { .. } => false,
+        Progress::Evacuating { stages, .. } | Progress::Finished { stages, .. } => {
+            match stages[Stage::CleanUp.index()] {
+                StageState::Ended { outcome, .. } => match outcome {
+                    Outcome::NotWanted | Outcome::NoTime | Outcome::NeedUnmet => false,
+                    Outcome::Done
+                    | Outcome::Partly
+                    | Outcome::Failed
+                    | Outcome::Nothing
+                    | Outcome::TimedOut => true,
+                },
+                StageState::Waiting => false,
+                StageState::Running { .. } => true,
+            }
+        }
+    }
+}
+
+/// Whether the work directory holds nothing but what is Lifeboat's.
+fn is_empty(site: &Site) -> bool {
+    std::fs::read_dir(&site.work_dir)
+        .is_ok_and(|entries| entries.flatten().all(|entry| site.own_paths.contains(&entry.path())))
+}
+
+fn log_plan(how: &How, plan: &RestorePlan) {
+    let how = match how {
+        How::Fresh => "new work".to_owned(),
+        How::Continued => "going on with this machine's own work".to_owned(),
+        How::Released(release) => format!("taking up evacuated work ({})", release.reason),
+        How::TookOver { from } => format!("taking over from {}, which fell silent", from.instance),
+    };
+    match plan {
+        RestorePlan::Keep => tracing::info!("{how}; nothing to restore"),
+        RestorePlan::Restore { point } => tracing::info!(
+            generation = point.seq,
+            files = point.manifest.files,
+            bytes = point.manifest.bytes,
+            complete = point.manifest.complete,
+            "{how}; restoring it"
+        ),
+    }
+}
+
+/// Restores `point`. Files that are still as in `base`, an earlier point of the same work, may be replaced.
+async fn restore_into(
+    site: &Site,
+    point: &RecoveryPoint,
+    base: Option<&ManifestRef>,
+) -> Result<(), RunError> {
+    let superseded = match base {
+        Some(base) if *base != point.manifest => match read_manifest(&site.workload, base).await {
+            Ok(manifest) => vec![Arc::new(manifest)],
+            Err(error) => {
+                tracing::info!(
+                    error = chain(&error),
+                    "what this directory held before is no longer stored: nothing in it may be replaced"
+                );
+                Vec::new()
+            }
+        },
+        Some(_) | None => Vec::new(),
+    };
+    let options = RestoreOptions {
+        superseded,
+        progress: (site.progress)("restoring"),
+        ..RestoreOptions::new(&site.work_dir)
+    };
+    let restored = restore(&site.workload, &point.manifest, &options)
+        .await
+        .map_err(|source| RunError::Restore { path: site.work_dir.clone(), source })?;
+    tracing::info!(
+        files = restored.files,
+        bytes = restored.bytes,
+        already_there = restored.already_there,
+        "restored"
+    );
+    Ok(())
+}
+
+/// What the workload is told about where it stands.
+async fn environment(site: &Site, how: &How, plan: &RestorePlan) -> Vec<(&'static str, OsString)> {
+    let restored = match plan {
+        RestorePlan::Keep => "no",
+        RestorePlan::Restore { point } if point.manifest.complete => "yes",
+        RestorePlan::Restore { .. } => "partly",
+    };
+    let mut variables: Vec<(&'static str, OsString)> = vec![
+        ("LIFEBOAT_WORKLOAD", site.workload.name().to_string().into()),
+        ("LIFEBOAT_INSTANCE", site.instance.clone().into()),
+        ("LIFEBOAT_WORK_DIR", site.work_dir.clone().into()),
+        ("LIFEBOAT_STATE_FILE", site.work_dir.join(&site.settings.state_file).into()),
+        ("LIFEBOAT_SIGNAL_FILE", site.signal_file.clone().into()),
+        ("LIFEBOAT_RESTORED", restored.into()),
+    ];
+    let state = match how {
+        How::Released(release) => release.state.as_ref(),
+        How::Fresh | How::Continued | How::TookOver { .. } => None,
+    };
+    if let Some(stored) = state {
+        let path = site.agent_dir.join("saved_state.json");
+        let kept = match extra::get(&site.workload, stored).await {
+            Ok(bytes) => write_atomically(&path, &bytes).map_err(|error| error.to_string()),
+            Err(error) => Err(chain(&error)),
+        };
+        match kept {
+            Ok(()) => variables.push(("LIFEBOAT_SAVED_STATE", path.into())),
+            Err(error) => tracing::warn!(error, "the state that was saved at the interruption cannot be had"),
+        }
+    }
+    variables
+}
+
+/// Claims the work; while another machine holds it, waits and says so.
+async fn acquire_patiently(
+    workload: &lifeboat_snapshot::Workload,
+    claimant: &lifeboat_snapshot::Claimant,
+    wait: Instant,
+) -> Result<Acquired, AcquireError> {
+    match acquire(workload, claimant, Wait::No).await {
+        Err(AcquireError::Held { by, .. }) if Instant::now() < wait => {
+            tracing::warn!(
+                by = by.instance,
+                host = by.host,
+                "another machine holds the work; waiting until it gives it up or falls silent"
+            );
+            acquire(workload, claimant, Wait::Until(wait)).await
+        }
+        other => other,
+    }
+}
+
+/// Gives the work back untouched, best effort: without it the lease has to run out.
+async fn give_up(claim: &SharedClaim, why: &str) {
+    /// One small write; a store that is slower than this is waited for by whoever comes next.
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+    let release = Release { reason: why.to_owned(), ..Release::default() };
+    let released = tokio::time::timeout(PATIENCE, async { claim.lock().await.release(release).await }).await;
+    match released {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(error = chain(&error), "cannot give the work back"),
+        Err(_) => tracing::warn!("cannot give the work back: the store does not answer"),
+    }
+}
+
+/// Marks the work done, repeating until `until` what the store refuses.
+async fn mark_done(claim: &SharedClaim, until: Instant) -> Result<(), ClaimError> {
+    let pause = std::time::Duration::from_millis(500);
+    loop {
+        match claim.lock().await.done(0).await {
+            Err(ClaimError::Store(error)) if Instant::now() + pause < until => {
+                tracing::warn!(error = chain(&error), "cannot mark the work done; trying again");
+            }
+            other => return other,
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn remove_old_signal_file(site: &Site) {
+    match std::fs::remove_file(&site.signal_file) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(%error, path = %site.signal_file.display(), "cannot remove the signal file of an earlier run");
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
+fn pass_on(evacuator: &Evacuator, signal: OsSignal) {
+    if let Target::Own(workload) = &evacuator.target {
+        workload.signal(signal);
+    }
+}
+
+fn answer(waiting: &mut Vec<oneshot::Sender<Summary>>, summary: &Summary) {
+    for asker in waiting.drain(..) {
+        let _ = asker.send(summary.clone()); // the asker has gone
+    }
+}
+
+fn handled(record: &Record) -> Option<lifeboat_core::notice::Key> {
+    match &record.progress {
+        Progress::Idle { handled } => *handled,
+        Progress::Evacuating { interruption, .. } | Progress::Finished { interruption, .. } => {
+            interruption.key
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

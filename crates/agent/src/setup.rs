@@ -1,0 +1,268 @@
+//! From configuration and command line to what a run needs: names, places, the open store.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use lifeboat_core::conclusion::exit_code;
+use lifeboat_core::time::Millis;
+use lifeboat_imds::Endpoint;
+use lifeboat_snapshot::claim::{AcquireError, ClaimError, Claimant};
+use lifeboat_snapshot::journal::Holder;
+use lifeboat_snapshot::restore::RestoreError;
+use lifeboat_snapshot::workload::ParseWorkloadNameError;
+use lifeboat_snapshot::{StoreError, StoreUrl, Workload, WorkloadName};
+
+use crate::config::{Config, ConfigError, Settings};
+use crate::dirs::{Dirs, DirsError, state_dir};
+use crate::hands::{MakeProgress, Site};
+use crate::process::StartError;
+use crate::record::agent_id;
+use crate::ring::LogRing;
+
+/// How long to wait at the start for the metadata service to name this instance.
+pub const IDENTITY_WAIT: Millis = Millis::from_secs(1);
+
+/// Everything about a run that is known before anything was asked or opened.
+#[derive(Debug)]
+pub struct Setup {
+    /// The checked configuration.
+    pub settings: Settings,
+    /// The workload's name.
+    pub name: WorkloadName,
+    /// Absolute, links resolved; exists.
+    pub work_dir: PathBuf,
+    /// The store.
+    pub store: StoreUrl,
+    /// Lifeboat's state directory of this user.
+    pub state_dir: PathBuf,
+    /// The agent's places.
+    pub dirs: Dirs,
+    /// This machine's name, where the configuration gives one.
+    pub instance_id: Option<String>,
+    /// Where the metadata service is, if it is to be watched.
+    pub metadata: Option<Endpoint>,
+}
+
+/// Why a run, or one of its relatives, cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The workload has no usable name.
+    #[error("{0}; give one with --name")]
+    Name(#[from] ParseWorkloadNameError),
+    /// Something that is needed is neither given nor can be derived.
+    #[error("{0}")]
+    Missing(&'static str),
+    /// The work directory cannot be used.
+    #[error("cannot use the work directory {path}")]
+    WorkDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The store's URL makes no sense.
+    #[error("cannot use the store {url}")]
+    StoreUrl {
+        /// As given.
+        url: String,
+        /// Why.
+        #[source]
+        source: lifeboat_snapshot::store::ParseStoreUrlError,
+    },
+    /// The metadata service's address makes no sense.
+    #[error("cannot use the metadata service")]
+    Endpoint(#[from] lifeboat_imds::endpoint::EndpointError),
+    /// Lifeboat's own directory cannot be used, or another agent is using it.
+    #[error(transparent)]
+    Dirs(#[from] DirsError),
+    /// The store failed.
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    /// The work belongs to somebody else, or could not be claimed.
+    #[error(transparent)]
+    Acquire(#[from] AcquireError),
+    /// The claim was lost.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// The evacuated work could not be restored; nothing of the user's was touched.
+    #[error("the evacuated work could not be restored into {path}")]
+    Restore {
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: RestoreError,
+    },
+    /// The command could not be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The operating system refused something that always works.
+    #[error("{what}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl RunError {
+    /// The exit code that says what kind of failure it was.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Dirs(DirsError::Locked { .. })
+            | Self::Acquire(AcquireError::Held { .. })
+            | Self::Claim(ClaimError::Fenced { .. }) => exit_code::NOT_OURS,
+            Self::Restore { .. } => exit_code::NOT_RESTORED,
+            Self::Start(StartError::NotFound(_)) => exit_code::NOT_FOUND,
+            Self::Start(StartError::CannotExecute { .. }) => exit_code::CANNOT_EXECUTE,
+            Self::Config(_)
+            | Self::Name(_)
+            | Self::Missing(_)
+            | Self::WorkDir { .. }
+            | Self::StoreUrl { .. }
+            | Self::Endpoint(_)
+            | Self::Dirs(DirsError::Unusable { .. })
+            | Self::Store(_)
+            | Self::Acquire(AcquireError::Store(_))
+            | Self::Claim(ClaimError::Store(_) | ClaimError::Ended { .. })
+            | Self::System { .. } => exit_code::FAILED,
+        }
+    }
+}
+
+/// The store that a configuration names, or the default under the state directory.
+///
+/// # Errors
+/// [`RunError::StoreUrl`].
+pub fn store_url(config: &Config, state_dir: &Path) -> Result<StoreUrl, RunError> {
+    let text = config.store.clone().unwrap_or_else(|| state_dir.join("store").to_string_lossy().into_owned());
+    text.parse().map_err(|source| RunError::StoreUrl { url: text, source })
+}
+
+impl Setup {
+    /// Checks the configuration and finds every place. `command` gives the name where nothing else does.
+    /// A work directory that does not exist is created: a replacement machine has none yet.
+    ///
+    /// # Errors
+    /// [`RunError`], by what is wrong.
+    pub fn new(
+        config: &Config,
+        command: Option<&OsString>,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, RunError> {
+        let settings = config.settings()?;
+        let name: WorkloadName = match (&config.name, command) {
+            (Some(name), _) => name.parse()?,
+            (None, Some(command)) => name_of(command).parse()?,
+            (None, None) => return Err(RunError::Missing("which workload? give its name with --name")),
+        };
+        let state_dir = state_dir(&variable);
+        let store = store_url(config, &state_dir)?;
+        let work_dir = config.work_dir.clone().unwrap_or_else(|| PathBuf::from("."));
+        let unusable = |source| RunError::WorkDir { path: work_dir.clone(), source };
+        std::fs::create_dir_all(&work_dir).map_err(unusable)?;
+        let work_dir = work_dir.canonicalize().map_err(unusable)?;
+        let text = |name: &str| variable(name).and_then(|value| value.into_string().ok());
+        let metadata = match (&settings.metadata_endpoint, settings.metadata_enabled) {
+            (_, false) => None,
+            (Some(address), true) => Some(Endpoint::parse(address)?),
+            (None, true) => Endpoint::from_environment(text)?,
+        };
+        let dirs = Dirs::new(&state_dir, name.as_str());
+        Ok(Self {
+            instance_id: config.instance_id.clone(),
+            settings,
+            name,
+            work_dir,
+            store,
+            state_dir,
+            dirs,
+            metadata,
+        })
+    }
+
+    /// Opens the store and brings together what the stages need.
+    ///
+    /// # Errors
+    /// [`RunError::Store`] when the store cannot be opened.
+    pub fn site(&self, instance: String, ring: LogRing, progress: MakeProgress) -> Result<Site, RunError> {
+        let store = lifeboat_snapshot::open(&self.store)?;
+        let signal_file =
+            self.settings.signal_file.clone().unwrap_or_else(|| self.dirs.agent.join("shutdown.signal"));
+        let mut own_paths = vec![self.state_dir.clone(), signal_file.clone()];
+        own_paths.extend(self.store.directory().map(Path::to_owned));
+        Ok(Site {
+            settings: self.settings.clone(),
+            workload: Workload::new(store, self.name.clone()),
+            work_dir: self.work_dir.clone(),
+            agent_dir: self.dirs.agent.clone(),
+            own_paths: own_paths
+                .iter()
+                .map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()))
+                .collect(),
+            instance,
+            signal_file,
+            ring,
+            progress,
+        })
+    }
+
+    /// Who this agent is towards the store. To be called under the agent's lock.
+    ///
+    /// # Errors
+    /// [`RunError::Dirs`] when its identity can be neither read nor kept.
+    pub fn claimant(&self, instance: &str) -> Result<Claimant, RunError> {
+        let agent = agent_id(&self.dirs.agent)
+            .map_err(|source| DirsError::Unusable { path: self.dirs.agent.clone(), source })?;
+        Ok(Claimant {
+            agent,
+            holder: Holder { instance: instance.to_owned(), host: host_name(), pid: std::process::id() },
+            lease: self.settings.lease.to_duration(),
+        })
+    }
+}
+
+/// A workload's name from its command: the file name without what a name may not contain.
+fn name_of(command: &OsString) -> String {
+    let file = Path::new(command).file_name().unwrap_or(command).to_string_lossy();
+    file.chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' })
+        .collect()
+}
+
+/// The host's name, for people.
+#[must_use]
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_names_its_workload() {
+        assert_eq!(name_of(&"/usr/bin/index.sh".into()), "index.sh");
+        assert_eq!(name_of(&"./my job".into()), "my-job");
+    }
+
+    #[test]
+    fn the_default_store_lies_in_the_state_directory() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let home = temp.path().as_os_str().to_owned();
+        let config = Config { work_dir: Some(temp.path().join("new/work")), ..Config::default() };
+        let variable = |name: &str| (name == "XDG_STATE_HOME").then(|| home.clone());
+        let setup = Setup::new(&config, Some(&"job".into()), variable).expect("valid");
+        assert!(setup.work_dir.is_dir(), "a replacement's work directory is created");
+        assert_eq!(setup.store.directory(), Some(temp.path().join("lifeboat/store").as_path()));
+        assert!(matches!(Setup::new(&config, None, variable), Err(RunError::Missing(_))));
+    }
+}

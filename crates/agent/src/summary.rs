@@ -1,0 +1,146 @@
+//! What an evacuation did, for people and for programs.
+
+use std::fmt::Write as _;
+
+use lifeboat_core::evacuation::Verdict;
+use lifeboat_core::evacuation::stage::{Outcome, STAGES, Stage, StageState};
+use lifeboat_core::notice::Interruption;
+use lifeboat_core::time::{Millis, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::rfc3339;
+
+/// The summary of one evacuation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The workload's name.
+    pub workload: String,
+    /// This machine's name in the store.
+    pub instance: String,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// What was announced.
+    pub interruption: Interruption,
+    /// The announced end by the local clock, RFC 3339.
+    pub deadline: String,
+    /// From the first notice to the end of the last stage, ms.
+    pub took_ms: u64,
+    /// What was left of the time when the last stage ended, ms.
+    pub remaining_ms: u64,
+    /// Every stage.
+    pub stages: Vec<StageLine>,
+    /// The committed snapshot, if there is one.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// One stage in the summary.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageLine {
+    /// Which.
+    pub stage: Stage,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How long it ran, ms.
+    pub took_ms: u64,
+    /// What it did or why not, in a few words.
+    pub detail: String,
+}
+
+/// A committed snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The number of its recovery point in the journal.
+    pub generation: u64,
+    /// Files in it.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How many paths are not in it and would have been saved if they could.
+    pub lost_count: u64,
+    /// The first of those, each with its reason.
+    pub lost: Vec<String>,
+    /// How many sockets, pipes, devices and vanished files were passed over: there is nothing in them to save.
+    pub passed_over: u64,
+}
+
+impl Summary {
+    /// Puts the summary together. `details` come by [`Stage::index`].
+    #[must_use]
+    pub fn new(
+        (workload, instance): (String, String),
+        interruption: &Interruption,
+        stages: &[StageState; STAGES],
+        (at, verdict): (Timestamp, Verdict),
+        details: &[String; STAGES],
+        snapshot: Option<Snapshot>,
+    ) -> Self {
+        let lines = Stage::ALL
+            .into_iter()
+            .filter_map(|stage| match stages[stage.index()] {
+                StageState::Ended { outcome, took } => Some(StageLine {
+                    stage,
+                    outcome,
+                    took_ms: took.0,
+                    detail: details[stage.index()].clone(),
+                }),
+                StageState::Waiting | StageState::Running { .. } => None,
+            })
+            .collect();
+        Self {
+            workload,
+            instance,
+            verdict,
+            interruption: interruption.clone(),
+            deadline: rfc3339(interruption.deadline),
+            took_ms: at.since(interruption.noticed).0,
+            remaining_ms: interruption.deadline.since(at).0,
+            stages: lines,
+            snapshot,
+        }
+    }
+
+    /// A table for a terminal or a log.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        let verdict = match self.verdict {
+            Verdict::Complete => "complete",
+            Verdict::Incomplete => "INCOMPLETE",
+        };
+        let sources: Vec<String> = self.interruption.sources.iter().map(ToString::to_string).collect();
+        // Writing into a String cannot fail.
+        let _ = writeln!(
+            text,
+            "evacuation of {} on {}: {verdict} ({}, announced by {}; cause {})",
+            self.workload,
+            self.instance,
+            self.interruption.action,
+            sources.join(", "),
+            self.interruption.cause,
+        );
+        let _ = writeln!(text, "  {:<11} {:>9}  {:<14} detail", "stage", "time", "outcome");
+        for line in &self.stages {
+            let stage = line.stage.to_string();
+            let outcome = line.outcome.to_string();
+            let took = Millis(line.took_ms).to_string();
+            let _ = writeln!(text, "  {stage:<11} {took:>9}  {outcome:<14} {}", line.detail);
+        }
+        let _ = writeln!(
+            text,
+            "  {:<11} {:>9}  {} before the deadline",
+            "total",
+            Millis(self.took_ms).to_string(),
+            Millis(self.remaining_ms),
+        );
+        if let Some(snapshot) = &self.snapshot {
+            for lost in &snapshot.lost {
+                let _ = writeln!(text, "  not saved: {lost}");
+            }
+            let shown = u64::try_from(snapshot.lost.len()).unwrap_or(u64::MAX);
+            if snapshot.lost_count > shown {
+                let _ = writeln!(text, "  not saved: {} more", snapshot.lost_count - shown);
+            }
+        }
+        text
+    }
+}

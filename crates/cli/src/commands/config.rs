@@ -1,0 +1,70 @@
+//! `lifeboat config check`.
+
+use std::path::Path;
+
+use lifeboat_agent::Config;
+use lifeboat_agent::RunError;
+use lifeboat_core::evacuation::stage::Stage;
+use serde_json::json;
+
+use crate::output;
+
+/// Checks a file and prints what is in force.
+pub(crate) fn check(file: &Path, json: bool) -> anyhow::Result<u8> {
+    let config = Config::read(file).map_err(RunError::from)?;
+    let settings = config.settings().map_err(RunError::from)?;
+    let budgets: serde_json::Map<String, serde_json::Value> = Stage::ALL
+        .into_iter()
+        .map(|stage| {
+            let budget = settings.plan.budget(stage);
+            let value = json!({
+                "minimum_ms": budget.minimum.0, "wanted_ms": budget.wanted.0, "maximum_ms": budget.maximum.0,
+            });
+            (stage.to_string(), value)
+        })
+        .collect();
+    let value = json!({
+        "file": file.display().to_string(),
+        "written": config,
+        "grace_ms": settings.grace.0,
+        "reserve_ms": settings.plan.reserve.0,
+        "late_ms": settings.patience.late.0,
+        "stale_ms": settings.patience.stale.0,
+        "lease_ms": settings.lease.0,
+        "claim_wait_ms": settings.claim_wait.0,
+        "interval_ms": settings.interval.0,
+        "stop_signal": settings.stop_signal.name(),
+        "linger_ms": settings.linger.0,
+        "clean_up": settings.plan.clean_up,
+        "snapshot_on_stop": settings.plan.snapshot_on_stop,
+        "keep": settings.keep,
+        "state_file": settings.state_file,
+        "log_files": settings.log_files,
+        "log_lines": settings.log_lines,
+        "budgets": budgets,
+    });
+    output::either(json, &value, || {
+        let mut rows = vec![vec!["stage".into(), "minimum".into(), "wanted".into(), "maximum".into()]];
+        for stage in Stage::ALL {
+            let budget = settings.plan.budget(stage);
+            rows.push(vec![
+                stage.to_string(),
+                budget.minimum.to_string(),
+                budget.wanted.to_string(),
+                budget.maximum.to_string(),
+            ]);
+        }
+        format!(
+            "{} is valid.\ngrace {}, reserve {}, lease {}, metadata every {}, stop signal {}, clean-up {}\n{}",
+            file.display(),
+            settings.grace,
+            settings.plan.reserve,
+            settings.lease,
+            settings.interval,
+            settings.stop_signal.name(),
+            if settings.plan.clean_up { "on" } else { "off" },
+            output::table(&rows)
+        )
+    })?;
+    Ok(0)
+}

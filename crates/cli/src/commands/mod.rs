@@ -1,0 +1,8 @@
+//! One module a group of commands.
+
+pub(crate) mod config;
+pub(crate) mod doctor;
+pub(crate) mod mock;
+pub(crate) mod restore;
+pub(crate) mod run;
+pub(crate) mod store;

@@ -1,0 +1,142 @@
+//! `lifeboat restore`: files of a recovery point into a directory, by hand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use lifeboat_agent::{RunError, Ui, bytes_text};
+use lifeboat_snapshot::claim::{Claimant, Wait};
+use lifeboat_snapshot::id::Nonce;
+use lifeboat_snapshot::journal::{Holder, RecoveryPoint, Release};
+use lifeboat_snapshot::manifest::EntryKind;
+use lifeboat_snapshot::restore::{RestoreOptions, Restored};
+use lifeboat_snapshot::{Claim, Workload, acquire, read_manifest};
+use serde_json::json;
+
+use crate::args::RestoreArgs;
+use crate::commands::store::point;
+use crate::output;
+
+/// The lease of a claim that lasts as long as one restore.
+const LEASE: Duration = Duration::from_secs(30);
+
+pub(crate) async fn restore(args: &RestoreArgs, ui: &Ui, json: bool) -> anyhow::Result<u8> {
+    let (workload, point) = point(&args.point).await?;
+    let only = if args.only.is_empty() { None } else { Some(globs(&args.only)?) };
+    if args.dry_run {
+        return plan(&workload, &point, only.as_ref(), args, json).await;
+    }
+    let options =
+        RestoreOptions { only, progress: (ui.progress)("restoring"), ..RestoreOptions::new(&args.to) };
+    let restored = if args.no_claim {
+        lifeboat_snapshot::restore(&workload, &point.manifest, &options).await
+    } else {
+        Box::pin(claimed(&workload, &point, &options)).await?
+    };
+    drop(options);
+    let restored = restored.map_err(|source| RunError::Restore { path: args.to.clone(), source })?;
+    report(args, &point, restored, json)
+}
+
+/// Restores while holding the claim, so that no machine carries the work on meanwhile, and gives it back.
+async fn claimed(
+    workload: &Workload,
+    point: &RecoveryPoint,
+    options: &RestoreOptions,
+) -> anyhow::Result<Result<Restored, lifeboat_snapshot::restore::RestoreError>> {
+    let host = lifeboat_agent::setup::host_name();
+    let holder = Holder { instance: format!("{host} (lifeboat restore)"), host, pid: std::process::id() };
+    let claimant = Claimant { agent: Nonce::random(), holder, lease: LEASE };
+    let before = lifeboat_snapshot::journal::head(workload).await.map_err(RunError::from)?;
+    let acquired = acquire(workload, &claimant, Wait::Until(tokio::time::Instant::now() + 2 * LEASE)).await;
+    let mut claim = acquired.map_err(RunError::from)?.claim;
+    let restored = {
+        let renewing = renew(&mut claim);
+        tokio::select! {
+            restored = lifeboat_snapshot::restore(workload, &point.manifest, options) => restored,
+            error = renewing => return Err(RunError::from(error).into()),
+        }
+    };
+    // What the last owner left behind stays with the work.
+    use lifeboat_snapshot::journal::Event;
+    let last = before.and_then(|head| match head.record.event {
+        Event::Released(release) => Some(*release),
+        Event::Claimed { .. } | Event::Committed | Event::Done { .. } => None,
+    });
+    let release = last.unwrap_or_else(|| Release { reason: "restored by hand".into(), ..Release::default() });
+    claim.release(release).await.map_err(RunError::from)?;
+    Ok(restored)
+}
+
+/// Renews until the claim is lost.
+async fn renew(claim: &mut Claim) -> lifeboat_snapshot::claim::ClaimError {
+    loop {
+        tokio::time::sleep(claim.renew_interval()).await;
+        if let Err(error @ lifeboat_snapshot::claim::ClaimError::Fenced { .. }) = claim.renew().await {
+            return error;
+        }
+    }
+}
+
+fn report(args: &RestoreArgs, point: &RecoveryPoint, restored: Restored, json: bool) -> anyhow::Result<u8> {
+    let value = json!({
+        "generation": point.seq, "to": args.to, "files": restored.files, "bytes": restored.bytes,
+        "already_there": restored.already_there, "complete": point.manifest.complete,
+    });
+    output::either(json, &value, || {
+        let warning = if point.manifest.complete {
+            ""
+        } else {
+            "\nthis recovery point is incomplete: `lifeboat show` names what was left out"
+        };
+        format!(
+            "restored generation {} into {}: {} files, {}; {} were already there{warning}\n",
+            point.seq,
+            args.to.display(),
+            restored.files,
+            bytes_text(restored.bytes),
+            restored.already_there,
+        )
+    })?;
+    Ok(0)
+}
+
+async fn plan(
+    workload: &Workload,
+    point: &RecoveryPoint,
+    only: Option<&GlobSet>,
+    args: &RestoreArgs,
+    json: bool,
+) -> anyhow::Result<u8> {
+    let manifest = Arc::new(read_manifest(workload, &point.manifest).await?);
+    let files: Vec<(String, u64)> = manifest
+        .entries
+        .iter()
+        .filter_map(|entry| match &entry.kind {
+            EntryKind::File { size, .. } => Some((entry.path.as_path(), entry.path.to_string(), *size)),
+            EntryKind::Directory | EntryKind::Link { .. } => None,
+        })
+        .filter(|(path, _, _)| only.is_none_or(|only| only.is_match(path)))
+        .map(|(_, path, size)| (path, size))
+        .collect();
+    let value = json!({ "generation": point.seq, "to": args.to, "would_restore": files });
+    output::either(json, &value, || {
+        let lines: String =
+            files.iter().map(|(path, size)| format!("  {path} ({})\n", bytes_text(*size))).collect();
+        format!(
+            "would restore {} files of generation {} into {}:\n{lines}",
+            files.len(),
+            point.seq,
+            args.to.display()
+        )
+    })?;
+    Ok(0)
+}
+
+fn globs(patterns: &[String]) -> anyhow::Result<GlobSet> {
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        set.add(Glob::new(pattern)?);
+    }
+    Ok(set.build()?)
+}

@@ -1,0 +1,250 @@
+//! What is in the store: `lifeboat list`, `show`, `verify`, `prune`.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use lifeboat_agent::{RunError, Ui, bytes_text};
+use lifeboat_core::conclusion::exit_code;
+use lifeboat_snapshot::journal::{self, Event, Record, RecoveryPoint};
+use lifeboat_snapshot::manifest::EntryKind;
+use lifeboat_snapshot::prune::PrunePlan;
+use lifeboat_snapshot::{ObjectStore, Workload, WorkloadName, extra, read_manifest};
+use serde_json::{Value, json};
+
+use crate::args::{PointArgs, PruneArgs, ShowArgs, StoreArgs};
+use crate::output::{self, instant, table};
+
+/// How many recovery points `show` prints.
+const POINTS_SHOWN: usize = 10;
+
+pub(crate) async fn list(args: &StoreArgs, json: bool) -> anyhow::Result<u8> {
+    let store = open(args)?;
+    let mut rows =
+        vec![["NAME", "STATE", "OWNER", "GENERATION", "FILES", "SIZE", "SINCE"].map(str::to_owned).to_vec()];
+    let mut values = Vec::new();
+    for name in Workload::list(&store).await.map_err(RunError::from)? {
+        let workload = Workload::new(Arc::clone(&store), name.clone());
+        // One damaged workload must not hide the others.
+        match journal::head(&workload).await {
+            Ok(Some(head)) => {
+                let record = head.record;
+                let point = record.point.as_ref();
+                rows.push(vec![
+                    name.to_string(),
+                    state(&record.event).to_owned(),
+                    record.holder.instance.clone(),
+                    point.map_or("-".into(), |point| point.seq.to_string()),
+                    point.map_or("-".into(), |point| point.manifest.files.to_string()),
+                    point.map_or("-".into(), |point| bytes_text(point.manifest.bytes)),
+                    instant(record.at_unix_ms),
+                ]);
+                values.push(json!({ "name": name, "state": state(&record.event), "head": record }));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                rows.push(vec![name.to_string(), "damaged".into(), error.to_string()]);
+                values.push(json!({ "name": name, "state": "damaged", "error": error.to_string() }));
+            }
+        }
+    }
+    output::either(json, &values, || {
+        if rows.len() == 1 { "nothing is stored here\n".to_owned() } else { table(&rows) }
+    })?;
+    Ok(0)
+}
+
+pub(crate) async fn show(args: &ShowArgs, json: bool) -> anyhow::Result<u8> {
+    let workload = workload(&args.store, &args.name)?;
+    let records = journal::records(&workload).await.map_err(RunError::from)?;
+    let Some(head) = records.last() else { bail!("there is no workload `{}` in this store", args.name) };
+    let mut points = journal::recovery_points(&workload).await.map_err(RunError::from)?;
+    points.sort_by_key(|point| std::cmp::Reverse(point.seq));
+    let release = records.iter().rev().find_map(|record| match &record.event {
+        Event::Released(release) => Some(release),
+        Event::Claimed { .. } | Event::Committed | Event::Done { .. } => None,
+    });
+    let saved = |stored: Option<extra::StoredObject>| async {
+        match stored {
+            Some(stored) => extra::get(&workload, &stored).await.ok(),
+            None => None,
+        }
+    };
+    let state_text = saved(release.and_then(|release| release.state.clone())).await;
+    let logs = saved(release.and_then(|release| release.logs.clone())).await;
+    let manifest = match points.first() {
+        Some(point) => Some(read_manifest(&workload, &point.manifest).await?),
+        None => None,
+    };
+    let files: Vec<Value> = manifest
+        .iter()
+        .flat_map(|manifest| &manifest.entries)
+        .filter_map(|entry| match &entry.kind {
+            EntryKind::File { size, digest, .. } => {
+                Some(json!({ "path": entry.path.to_string(), "size": size, "blake3": digest }))
+            }
+            EntryKind::Directory | EntryKind::Link { .. } => None,
+        })
+        .collect();
+    let left_out = manifest.iter().flat_map(|manifest| &manifest.left_out);
+    let mut value = json!({
+        "name": args.name,
+        "state": state(&head.event),
+        "head": head,
+        "recovery_points": points,
+        "release": release,
+        "left_out": left_out.clone().collect::<Vec<_>>(),
+        "saved_state": state_text.as_ref().and_then(|text| serde_json::from_slice::<Value>(text).ok()),
+        "final_logs": logs.as_ref().map(|text| String::from_utf8_lossy(text)),
+    });
+    if args.files {
+        value["files"] = Value::Array(files.clone());
+    }
+    output::either(json, &value, || {
+        let mut text = describe(&args.name, head, &points);
+        if let Some(release) = release {
+            text.push_str(&format!("last given back: {}\n", release.reason));
+        }
+        for left in left_out {
+            let path = left.path.as_ref().map_or("(work directory)".into(), ToString::to_string);
+            text.push_str(&format!("left out: {path}: {}\n", left.reason));
+        }
+        if let Some(state) = &state_text {
+            text.push_str(&format!("saved state:\n{}\n", String::from_utf8_lossy(state)));
+        }
+        if let Some(logs) = &logs {
+            text.push_str(&format!("final logs:\n{}\n", String::from_utf8_lossy(logs)));
+        }
+        if args.files {
+            let rows: Vec<Vec<String>> = files
+                .iter()
+                .map(|file| {
+                    let size = file["size"].as_u64().map_or_else(String::new, bytes_text);
+                    vec![size, file["path"].as_str().unwrap_or_default().to_owned()]
+                })
+                .collect();
+            text.push_str(&table(&rows));
+        }
+        text
+    })?;
+    Ok(0)
+}
+
+fn describe(name: &str, head: &Record, points: &[RecoveryPoint]) -> String {
+    let holder = &head.holder;
+    let mut text = format!(
+        "{name}: {} by {} on {} (process {}) since {}\n",
+        state(&head.event),
+        holder.instance,
+        holder.host,
+        holder.pid,
+        instant(head.at_unix_ms),
+    );
+    let mut rows = vec![["GENERATION", "SAVED", "FILES", "SIZE", "LEFT OUT", ""].map(str::to_owned).to_vec()];
+    for point in points.iter().take(POINTS_SHOWN) {
+        rows.push(vec![
+            point.seq.to_string(),
+            instant(point.at_unix_ms),
+            point.manifest.files.to_string(),
+            bytes_text(point.manifest.bytes),
+            point.manifest.left_out.to_string(),
+            if point.manifest.complete { "complete" } else { "INCOMPLETE" }.to_owned(),
+        ]);
+    }
+    text.push_str(&if points.is_empty() { "no recovery point yet\n".to_owned() } else { table(&rows) });
+    text
+}
+
+const fn state(event: &Event) -> &'static str {
+    match event {
+        Event::Claimed { .. } | Event::Committed => "held",
+        Event::Released(_) => "evacuated",
+        Event::Done { .. } => "done",
+    }
+}
+
+pub(crate) async fn verify(args: &PointArgs, ui: &Ui, json: bool) -> anyhow::Result<u8> {
+    let (workload, point) = point(args).await?;
+    let progress = (ui.progress)("verifying");
+    let verified = lifeboat_snapshot::verify(&workload, &point.manifest, progress.as_ref()).await?;
+    drop(progress);
+    let damaged: Vec<String> =
+        verified.damaged.iter().map(|(key, error)| format!("{key}: {error}")).collect();
+    let value = json!({ "generation": point.seq, "sound_objects": verified.sound, "damaged": damaged });
+    output::either(json, &value, || {
+        let verdict = if damaged.is_empty() { "sound" } else { "DAMAGED" };
+        let lines: String = damaged.iter().map(|line| format!("  {line}\n")).collect();
+        format!(
+            "generation {}: {verdict}, {} files, {}, in {} objects\n{lines}",
+            point.seq,
+            point.manifest.files,
+            bytes_text(point.manifest.bytes),
+            verified.sound + u64::try_from(damaged.len()).unwrap_or(u64::MAX),
+        )
+    })?;
+    Ok(if damaged.is_empty() { 0 } else { exit_code::NOT_RESTORED })
+}
+
+pub(crate) async fn prune(args: &PruneArgs, json: bool) -> anyhow::Result<u8> {
+    let keep = usize::try_from(args.keep).ok().and_then(NonZeroUsize::new);
+    let Some(keep) = keep else {
+        bail!("--keep must be at least 1: the newest recovery point is never deleted")
+    };
+    let store = open(&args.store)?;
+    let names = match &args.name {
+        Some(name) => vec![name.parse().map_err(RunError::from)?],
+        None => Workload::list(&store).await.map_err(RunError::from)?,
+    };
+    let plan = PrunePlan { keep, holder: None, is_dry_run: args.dry_run };
+    let (mut values, mut text) = (Vec::new(), String::new());
+    for name in names {
+        let workload = Workload::new(Arc::clone(&store), name);
+        let pruned = lifeboat_snapshot::prune(&workload, &plan).await?;
+        let generations: Vec<u64> = pruned.forgotten.iter().map(|point| point.seq).collect();
+        let name = workload.name();
+        values.push(json!({
+            "name": name, "forgotten": generations, "objects": pruned.objects, "bytes": pruned.bytes, "dry_run": args.dry_run,
+        }));
+        let (verb, count) = (if args.dry_run { "would delete" } else { "deleted" }, pruned.objects.len());
+        text.push_str(&format!(
+            "{name}: {verb} {count} objects, {}; recovery points {generations:?}\n",
+            bytes_text(pruned.bytes)
+        ));
+        if args.dry_run {
+            for (key, size) in &pruned.objects {
+                text.push_str(&format!("  {key} ({})\n", bytes_text(*size)));
+            }
+        }
+    }
+    output::either(json, &values, || text)?;
+    Ok(0)
+}
+
+/// Opens the store that the flags name.
+pub(crate) fn open(args: &StoreArgs) -> anyhow::Result<Arc<dyn ObjectStore>> {
+    let state = lifeboat_agent::dirs::state_dir(|name| std::env::var_os(name));
+    let url = lifeboat_agent::setup::store_url(&args.config()?, &state)?;
+    Ok(lifeboat_snapshot::open(&url).map_err(RunError::from)?)
+}
+
+fn workload(args: &StoreArgs, name: &str) -> anyhow::Result<Workload> {
+    let name: WorkloadName = name.parse().map_err(RunError::from)?;
+    Ok(Workload::new(open(args)?, name))
+}
+
+/// The workload and the recovery point that the flags name.
+pub(crate) async fn point(args: &PointArgs) -> anyhow::Result<(Workload, RecoveryPoint)> {
+    let workload = workload(&args.store, &args.name)?;
+    let points = journal::recovery_points(&workload).await.map_err(RunError::from)?;
+    let wanted = match args.generation {
+        Some(generation) => points.into_iter().find(|point| point.seq == generation),
+        None => points.into_iter().max_by_key(|point| point.seq),
+    };
+    let point = wanted.with_context(|| match args.generation {
+        Some(generation) => {
+            format!("`{}` has no recovery point {generation}; `lifeboat show` lists them", args.name)
+        }
+        None => format!("`{}` has no recovery point in this store", args.name),
+    })?;
+    Ok((workload, point))
+}

@@ -1,0 +1,62 @@
+//! Results to standard output, everything else to standard error.
+
+use std::io::Write;
+
+use lifeboat_core::time::Timestamp;
+use serde::Serialize;
+
+/// Prints a result. A reader that has gone (`lifeboat list | head`) is no failure.
+pub(crate) fn result(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Prints a result as JSON, or as `text`.
+pub(crate) fn either(
+    json: bool,
+    value: &impl Serialize,
+    text: impl FnOnce() -> String,
+) -> anyhow::Result<()> {
+    if json { result(&format!("{}\n", serde_json::to_string_pretty(value)?)) } else { result(&text()) }
+}
+
+/// Prints something for people to standard error.
+pub(crate) fn note(text: &str) {
+    let _ = crate::progress::LogWriter.write_all(format!("{text}\n").as_bytes()); // nowhere else to say it
+}
+
+/// Prints a failure with its causes, once.
+pub(crate) fn failure(error: &anyhow::Error, json: bool) {
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let text = if json {
+        serde_json::json!({ "error": causes.first(), "causes": causes.get(1..) }).to_string()
+    } else {
+        format!("lifeboat: {}", causes.join("\n  because: "))
+    };
+    note(&text);
+}
+
+/// Columns padded to their widest cell.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| {
+            rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        })
+        .collect();
+    rows.iter()
+        .map(|row| {
+            let cells: Vec<String> =
+                row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+            format!("{}\n", cells.join("  ").trim_end())
+        })
+        .collect()
+}
+
+/// An instant of a writer's wall clock, for people.
+pub(crate) fn instant(unix_ms: u64) -> String {
+    lifeboat_agent::clock::rfc3339(Timestamp(i64::try_from(unix_ms).unwrap_or(i64::MAX)))
+}
