@@ -1,2 +1,47 @@
-//! placeholder
-fn main() {}
+//! `cargo xtask`: what people and CI do with this repository. No part of the product.
+//!
+//! * [`ci`]: every check there is. [`bench`]: measurements, which are never part of CI.
+//! * [`tree`]: where the repository and its tools are.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
+
+mod bench;
+mod ci;
+mod tree;
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+
+const USAGE: &str = "\
+cargo xtask ci [--step NAME]…   every check, or only these
+cargo xtask ci --list           the steps
+cargo xtask bench agent [--quick] [--lifeboat FILE]
+                                measure the agent, print the table, write docs/bench-agent.md
+                                --quick: a short run to see that it works; writes nothing
+                                --lifeboat: measure this program and do not build one
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &[String]) -> anyhow::Result<ExitCode> {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["ci", rest @ ..] => ci::run(rest),
+        ["bench", "agent", rest @ ..] => bench::agent(rest),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => bail!("there is no `cargo xtask {}`\n\n{USAGE}", words.join(" ")),
+    }
+}

@@ -1,0 +1,186 @@
+//! The steps of `cargo xtask ci`, quick ones first, the tests last.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+use super::{directions, tidy};
+use crate::tree::{cargo, output_of, root, run, source_files, succeeds};
+
+/// The version that the repository is checked with; another one may know other licences.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Has no standard library: what builds for it reads no clock, file or network.
+const BARE_TARGET: &str = "x86_64-unknown-none";
+
+/// One check.
+pub(crate) struct Step {
+    pub(crate) name: &'static str,
+    pub(crate) what: &'static str,
+    /// Part of a run that names no step.
+    pub(crate) by_default: bool,
+    pub(crate) run: fn() -> anyhow::Result<Done>,
+}
+
+/// A step that did not fail.
+pub(crate) enum Done {
+    Passed,
+    /// This machine lacks what it takes; the reason says what.
+    Skipped(String),
+}
+
+const fn step(name: &'static str, what: &'static str, run: fn() -> anyhow::Result<Done>) -> Step {
+    Step { name, what, by_default: true, run }
+}
+
+/// All steps in the order in which they run.
+pub(crate) const STEPS: [Step; 12] = [
+    step("tools", "what the other steps need is there", tools),
+    step("fmt", "every file is formatted", fmt),
+    step("tidy", "headers, lengths, links, and no traces of one machine", tidy_tree),
+    step("directions", "who may depend on whom", who_depends_on_whom),
+    step("lock", "Cargo.lock is committed as it is used", lock),
+    step("deny", "licences, bans and sources of dependencies", deny),
+    Step { by_default: false, ..step("advisories", "known vulnerabilities in dependencies", advisories) },
+    step("clippy", "no warning in any target", clippy),
+    step("bare", "core builds without a standard library", bare),
+    step("doc", "the documentation builds, its links lead somewhere", doc),
+    step("doctest", "the examples in the documentation work", doctest),
+    step("test", "the tests, those of the real binary among them", test),
+];
+
+/// rustup's minimal profile, as on a fresh machine, has neither of the two.
+fn tools() -> anyhow::Result<Done> {
+    for (command, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
+        if !succeeds(cargo().args([command, "--version"])) {
+            run(Command::new("rustup").args(["component", "add", component]))
+                .with_context(|| format!("`cargo {command}` is missing and rustup cannot add it"))?;
+        }
+    }
+    if !succeeds(Command::new("cc").arg("--version")) {
+        bail!("there is no C compiler, which zstd and every link need: apt-get install gcc libc6-dev");
+    }
+    if !succeeds(Command::new("python3").arg("--version")) {
+        bail!("there is no python3, which tests use: apt-get install python3");
+    }
+    run(Command::new("rustc").arg("--version"))?;
+    Ok(Done::Passed)
+}
+
+fn fmt() -> anyhow::Result<Done> {
+    run(cargo().args(["fmt", "--all", "--check"]))?;
+    Ok(Done::Passed)
+}
+
+fn tidy_tree() -> anyhow::Result<Done> {
+    let files = source_files(&root())?;
+    let found = tidy::check(&files);
+    println!("{} files read", files.len());
+    pass_if_none(&found)
+}
+
+fn who_depends_on_whom() -> anyhow::Result<Done> {
+    let text = output_of(cargo().args(["metadata", "--no-deps", "--format-version", "1", "--locked"]))?;
+    let packages = directions::parse(&text)?;
+    println!("{} crates read", packages.len());
+    pass_if_none(&directions::check(&packages))
+}
+
+fn pass_if_none(found: &[String]) -> anyhow::Result<Done> {
+    for line in found {
+        println!("{line}");
+    }
+    match found.len() {
+        0 => Ok(Done::Passed),
+        count => bail!("{count} found"),
+    }
+}
+
+/// Only CI can tell: elsewhere a changed lock file is work in progress.
+fn lock() -> anyhow::Result<Done> {
+    let is_ci = std::env::var_os("CI").is_some();
+    if !is_ci || !root().join(".git").exists() {
+        return Ok(Done::Skipped("only where CI is set, in a git clone".to_owned()));
+    }
+    run(Command::new("git").current_dir(root()).args(["diff", "--exit-code", "--stat", "Cargo.lock"]))?;
+    Ok(Done::Passed)
+}
+
+fn deny() -> anyhow::Result<Done> {
+    // Where a duplicate comes from: `cargo tree -d`.
+    let which = ["check", "--hide-inclusion-graph", "licenses", "bans", "sources"];
+    run(Command::new(cargo_deny()?).current_dir(root()).arg("--locked").args(which))?;
+    Ok(Done::Passed)
+}
+
+fn advisories() -> anyhow::Result<Done> {
+    run(Command::new(cargo_deny()?).current_dir(root()).args(["--locked", "check", "advisories"]))?;
+    Ok(Done::Passed)
+}
+
+/// The pinned cargo-deny, installed once a user and outside the repository, so that `cargo clean` keeps it.
+fn cargo_deny() -> anyhow::Result<PathBuf> {
+    let home =
+        cache_home().context("neither XDG_CACHE_HOME nor HOME is set: nowhere to install cargo-deny")?;
+    let tool = home.join("lifeboat/tools").join(format!("cargo-deny-{CARGO_DENY}"));
+    let program = tool.join("bin/cargo-deny");
+    if !program.exists() {
+        let mut install = cargo();
+        install.args(["install", "--locked", "cargo-deny", "--version", CARGO_DENY, "--root"]).arg(&tool);
+        // What is built for it is needed once; CARGO_TARGET_DIR would keep it among ours.
+        install.env_remove("CARGO_TARGET_DIR");
+        run(&mut install)?;
+    }
+    Ok(program)
+}
+
+fn cache_home() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))
+}
+
+fn clippy() -> anyhow::Result<Done> {
+    let args = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    run(cargo().args(args))?;
+    Ok(Done::Passed)
+}
+
+fn bare() -> anyhow::Result<Done> {
+    let library =
+        output_of(Command::new("rustc").args(["--print", "target-libdir", "--target", BARE_TARGET]))?;
+    if !PathBuf::from(library.trim()).is_dir() {
+        let why = format!("target {BARE_TARGET} is not installed: rustup target add {BARE_TARGET}");
+        return Ok(Done::Skipped(why));
+    }
+    run(cargo().args(["build", "--package", "lifeboat-core", "--target", BARE_TARGET, "--locked"]))?;
+    Ok(Done::Passed)
+}
+
+fn doc() -> anyhow::Result<Done> {
+    let args = ["doc", "--workspace", "--no-deps", "--locked"];
+    run(cargo().args(args).env("RUSTDOCFLAGS", "-D warnings"))?;
+    Ok(Done::Passed)
+}
+
+fn doctest() -> anyhow::Result<Done> {
+    run(for_tests(cargo().args(["test", "--workspace", "--doc", "--locked"])))?;
+    Ok(Done::Passed)
+}
+
+fn test() -> anyhow::Result<Done> {
+    // nextest gives each test its own process; without it the ordinary runner does.
+    if succeeds(cargo().args(["nextest", "--version"])) {
+        run(for_tests(cargo().args(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])))?;
+    } else {
+        let targets = ["--lib", "--bins", "--tests", "--examples"];
+        let args = ["test", "--workspace", "--locked", "--no-fail-fast"];
+        run(for_tests(cargo().args(args).args(targets)))?;
+    }
+    Ok(Done::Passed)
+}
+
+/// Tests reach no metadata service by accident: on EC2 there is a real one.
+fn for_tests(command: &mut Command) -> &mut Command {
+    command.env("AWS_EC2_METADATA_DISABLED", "true")
+}
