@@ -5,6 +5,7 @@
 //! protect → conclude. Until the workload starts, any stop ends the run without having touched anything.
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use lifeboat_core::conclusion::{Conclusion, Ending, Exit, conclude, exit_code};
@@ -16,11 +17,13 @@ use lifeboat_imds::identity::{Identity, identity};
 use lifeboat_imds::{Client, WallClock};
 use lifeboat_snapshot::claim::{AcquireError, Acquired, ClaimError, How, Wait};
 use lifeboat_snapshot::journal::{self, RecoveryPoint, Release};
+use lifeboat_snapshot::prune::PrunePlan;
 use lifeboat_snapshot::restore::RestoreOptions;
-use lifeboat_snapshot::{ManifestRef, acquire, extra, read_manifest, restore};
+use lifeboat_snapshot::{ManifestRef, acquire, extra, prune, read_manifest, restore};
 use rustix::process::Signal as OsSignal;
 use serde::Serialize;
 use tokio::sync::{Mutex, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::clock::{LocalClock, wall_now};
@@ -339,6 +342,9 @@ impl Run<'_> {
     /// The workload runs: watches over it until its end.
     async fn protect(&mut self, claim: SharedClaim, mut evacuator: Evacuator) -> Result<RunEnd, RunError> {
         let (renewal, mut lost) = Renewal::start(Arc::clone(&claim));
+        // Ends with this function at the latest: it only makes room.
+        let mut housekeeping = JoinSet::new();
+        housekeeping.spawn(prune_old_points(Arc::clone(&self.site)));
         let mut waiting: Vec<oneshot::Sender<Summary>> = Vec::new();
         let mut fenced: Option<ClaimError> = None;
         let mut interrupts = 0u32;
@@ -734,6 +740,24 @@ async fn mark_done(claim: &SharedClaim, until: Instant) -> Result<(), ClaimError
             other => return other,
         }
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// Deletes what the recovery points beyond the configured number alone need, best effort.
+async fn prune_old_points(site: Arc<Site>) {
+    let keep =
+        usize::try_from(site.settings.keep).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN);
+    let plan = PrunePlan { keep, holder: None, is_dry_run: false };
+    match prune(&site.workload, &plan).await {
+        Ok(pruned) if pruned.objects.is_empty() => {}
+        Ok(pruned) => {
+            tracing::info!(
+                objects = pruned.objects.len(),
+                bytes = pruned.bytes,
+                "pruned old recovery points"
+            );
+        }
+        Err(error) => tracing::warn!(error = chain(&error), "cannot prune old recovery points"),
     }
 }
 
