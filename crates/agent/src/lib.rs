@@ -3,7 +3,8 @@
 //! What is to be done is decided in `lifeboat-core`; this crate is its hands. Where to look:
 //!
 //! * [`config`], [`setup`]: from TOML and flags to what a run needs.
-//! * [`mod@run`]: the life of `lifeboat run`, step by step; [`standalone`]: `lifeboat evacuate`.
+//! * [`mod@run`]: the life of `lifeboat run`, step by step; `begin`: claim and restore; `resume`: after a crash
+//!   in mid-evacuation; [`standalone`]: `lifeboat evacuate`.
 //! * `intake`, [`watch`]: what reaches the agent; `evacuator`: the driver of core's machine; `hands`: one
 //!   function a stage.
 //! * [`process`]: the workload's processes; `renewal`: the claim's heartbeat.
@@ -11,6 +12,7 @@
 //!
 //! The bytes move in `lifeboat-snapshot`; the metadata service is asked in `lifeboat-imds`.
 
+mod begin;
 pub mod clock;
 pub mod config;
 pub mod control;
@@ -21,6 +23,7 @@ mod intake;
 pub mod process;
 pub mod record;
 mod renewal;
+mod resume;
 pub mod ring;
 pub mod run;
 pub mod setup;

@@ -19,7 +19,8 @@ use crate::evacuator::{Evacuator, Target};
 use crate::hands::SharedClaim;
 use crate::record::RecordFile;
 use crate::renewal::Renewal;
-use crate::run::{Ui, instance_name, resume};
+use crate::resume::resume;
+use crate::run::{Ui, instance_name};
 use crate::setup::{RunError, Setup};
 use crate::summary::Summary;
 
