@@ -35,6 +35,12 @@ const PARTS_IN_FLIGHT: usize = 2;
 /// One chunk has this long to move: 2.2 Mbit/s are enough.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A local file is read back through a buffer of this size: it stays in the processor's cache.
+const HASH_BUFFER: usize = 256 * 1024;
+
+/// So much of a local file is read back on another thread before looking whether anybody still waits for it.
+const HASH_STEP: u64 = 64 * 1024 * 1024;
+
 /// A stretch of an open file.
 #[derive(Clone, Debug)]
 pub(crate) struct Stretch {
@@ -242,6 +248,19 @@ pub(crate) async fn prove(workload: &Workload, stored: &StoredObject) -> Result<
     }
 }
 
+/// Hashes a stretch of a file through a small buffer.
+fn hash_stretch(stretch: &Stretch, hasher: &mut blake3::Hasher) -> std::io::Result<()> {
+    let mut buffer = vec![0; HASH_BUFFER];
+    let mut done = 0;
+    while done < stretch.length {
+        let length = usize::try_from(stretch.length - done).map_or(HASH_BUFFER, |left| left.min(HASH_BUFFER));
+        stretch.file.read_exact_at(&mut buffer[..length], stretch.offset + done)?;
+        hasher.update(&buffer[..length]);
+        done += as_u64(length);
+    }
+    Ok(())
+}
+
 /// The length and hash of what `got` gives, one chunk of it in memory at a time.
 async fn hash(location: &Path, got: GetResult) -> Result<(u64, Digest), StoreError> {
     let mut hasher = blake3::Hasher::new();
@@ -250,21 +269,23 @@ async fn hash(location: &Path, got: GetResult) -> Result<(u64, Digest), StoreErr
         // A stream over a local file would go through the runtime every 8 KiB.
         GetResultPayload::File(file, _path) => {
             let length = got.range.end - got.range.start;
-            let stretch = Stretch { file: Arc::new(file), offset: got.range.start, length };
+            let file = Arc::new(file);
             while size < length {
-                let reading = read_chunk(&stretch, size, &mut hasher);
-                let chunk = tokio::time::timeout(CHUNK_TIMEOUT, reading).await;
-                let chunk = match chunk {
-                    Ok(Ok(chunk)) => chunk,
-                    Ok(Err(UploadError::Read(source))) => {
+                let step = (length - size).min(HASH_STEP);
+                let stretch =
+                    Stretch { file: Arc::clone(&file), offset: got.range.start + size, length: step };
+                let mut moved = std::mem::take(&mut hasher);
+                let reading = blocking(move || hash_stretch(&stretch, &mut moved).map(|()| moved));
+                hasher = match tokio::time::timeout(CHUNK_TIMEOUT, reading).await {
+                    Ok(Ok(back)) => back,
+                    Ok(Err(source)) => {
                         let source =
                             object_store::Error::Generic { store: "directory", source: Box::new(source) };
                         return Err(StoreError::new("read back", location, source));
                     }
-                    Ok(Err(UploadError::Store(error))) => return Err(error),
                     Err(_elapsed) => return Err(timed_out("read back", location)),
                 };
-                size += as_u64(chunk.len());
+                size += step;
             }
         }
         GetResultPayload::Stream(mut stream) => {

@@ -136,7 +136,11 @@ impl Uploader {
     /// Reads the members one behind the other.
     fn build_pack(&self, members: Vec<usize>) -> Pack {
         let mut dirs = self.dirs.fresh();
-        let mut pack = Pack::default();
+        let expected: u64 = members.iter().filter_map(|index| super::size_of(&self.found[*index])).sum();
+        // Room for all as they were found, and for the one byte beyond the last by which its growth is noticed;
+        // without it the buffer would double, and half of it be wasted.
+        let capacity = usize::try_from(expected).unwrap_or(0) + 1;
+        let mut pack = Pack { bytes: Vec::with_capacity(capacity), ..Pack::default() };
         for index in members {
             let offset = as_u64(pack.bytes.len());
             let path = &self.found[index].path;
