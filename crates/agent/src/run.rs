@@ -89,6 +89,7 @@ enum Stop {
 pub async fn run(setup: &Setup, command: &[OsString], ui: Ui) -> Result<RunEnd, RunError> {
     setup.dirs.create()?;
     let _lock = setup.dirs.lock()?;
+    setup.keep_config();
     let (server, requests) = Server::start(&setup.dirs.socket)
         .map_err(|source| RunError::System { what: "cannot listen on the control socket", source })?;
     let intake = Intake::start(setup, requests)

@@ -14,7 +14,7 @@ use lifeboat_snapshot::workload::ParseWorkloadNameError;
 use lifeboat_snapshot::{StoreError, StoreUrl, Workload, WorkloadName};
 
 use crate::config::{Config, ConfigError, Settings};
-use crate::dirs::{Dirs, DirsError, state_dir};
+use crate::dirs::{Dirs, DirsError, state_dir, write_atomically};
 use crate::hands::{MakeProgress, Site};
 use crate::process::StartError;
 use crate::record::agent_id;
@@ -26,6 +26,8 @@ pub const IDENTITY_WAIT: Millis = Millis::from_secs(1);
 /// Everything about a run that is known before anything was asked or opened.
 #[derive(Debug)]
 pub struct Setup {
+    /// The configuration as it was given, with every path absolute.
+    pub config: Config,
     /// The checked configuration.
     pub settings: Settings,
     /// The workload's name.
@@ -147,9 +149,16 @@ pub fn store_url(config: &Config, state_dir: &Path) -> Result<StoreUrl, RunError
     text.parse().map_err(|source| RunError::StoreUrl { url: text, source })
 }
 
+/// Where [`Setup::keep_config`] puts the configuration of the last run of `workload`.
+#[must_use]
+pub fn kept_config(state_dir: &Path, workload: &str) -> PathBuf {
+    state_dir.join("agents").join(workload).join("config.toml")
+}
+
 impl Setup {
-    /// Checks the configuration and finds every place. `command` gives the name where nothing else does.
-    /// A work directory that does not exist is created: a replacement machine has none yet.
+    /// Checks the configuration and finds every place. For a run, `command` gives the name where nothing else
+    /// does, and a work directory that does not exist is created: a replacement machine has none yet. Without a
+    /// command it must exist: saving a directory that was misspelt would store an empty one.
     ///
     /// # Errors
     /// [`RunError`], by what is wrong.
@@ -168,7 +177,9 @@ impl Setup {
         let store = store_url(config, &state_dir)?;
         let work_dir = config.work_dir.clone().unwrap_or_else(|| PathBuf::from("."));
         let unusable = |source| RunError::WorkDir { path: work_dir.clone(), source };
-        std::fs::create_dir_all(&work_dir).map_err(unusable)?;
+        if command.is_some() {
+            std::fs::create_dir_all(&work_dir).map_err(unusable)?;
+        }
         let work_dir = work_dir.canonicalize().map_err(unusable)?;
         let text = |name: &str| variable(name).and_then(|value| value.into_string().ok());
         let metadata = match (&settings.metadata_endpoint, settings.metadata_enabled) {
@@ -177,16 +188,25 @@ impl Setup {
             (None, true) => Endpoint::from_environment(text)?,
         };
         let dirs = Dirs::new(&state_dir, name.as_str());
-        Ok(Self {
-            instance_id: config.instance_id.clone(),
-            settings,
-            name,
-            work_dir,
-            store,
-            state_dir,
-            dirs,
-            metadata,
-        })
+        let instance_id = config.instance_id.clone();
+        let config = Config {
+            name: Some(name.to_string()),
+            work_dir: Some(work_dir.clone()),
+            store: Some(store.to_string()),
+            ..config.clone()
+        };
+        Ok(Self { config, instance_id, settings, name, work_dir, store, state_dir, dirs, metadata })
+    }
+
+    /// Keeps the configuration beside the lock, best effort, so that `lifeboat evacuate --name NAME` from
+    /// anywhere on this machine evacuates what this run protects.
+    pub fn keep_config(&self) {
+        let kept = toml::to_string(&self.config).map_err(io::Error::other).and_then(|text| {
+            write_atomically(&kept_config(&self.state_dir, self.name.as_str()), text.as_bytes())
+        });
+        if let Err(error) = kept {
+            tracing::warn!(%error, "cannot keep the configuration for `lifeboat evacuate`");
+        }
     }
 
     /// Opens the store and brings together what the stages need.
@@ -264,5 +284,10 @@ mod tests {
         assert!(setup.work_dir.is_dir(), "a replacement's work directory is created");
         assert_eq!(setup.store.directory(), Some(temp.path().join("lifeboat/store").as_path()));
         assert!(matches!(Setup::new(&config, None, variable), Err(RunError::Missing(_))));
+        setup.dirs.create().expect("created");
+        setup.keep_config();
+        let kept = Config::read(&kept_config(&setup.state_dir, "job")).expect("kept");
+        let again = Setup::new(&kept, None, variable).expect("valid");
+        assert_eq!((again.work_dir, again.store.to_string()), (setup.work_dir, setup.store.to_string()));
     }
 }

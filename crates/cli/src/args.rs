@@ -231,14 +231,35 @@ impl StoreArgs {
 }
 
 impl WorkloadArgs {
+    /// The configuration file with these flags over it; without one, that of the workload's last run on this
+    /// machine, so that its name is enough.
+    pub(crate) fn config_of_last_run(&self) -> anyhow::Result<Config> {
+        let state = lifeboat_agent::dirs::state_dir(|name| std::env::var_os(name));
+        // A name that is not allowed is refused later, and never becomes a path here.
+        let name: Option<lifeboat_snapshot::WorkloadName> =
+            self.name.as_ref().and_then(|name| name.parse().ok());
+        let kept = name.map(|name| lifeboat_agent::setup::kept_config(&state, name.as_str()));
+        match kept.filter(|path| self.store.config.is_none() && path.exists()) {
+            Some(path) => {
+                let mut config = Config::read(&path)?;
+                override_with(&mut config.store, self.store.store.as_ref());
+                Ok(self.over(config))
+            }
+            None => self.config(),
+        }
+    }
+
     /// The configuration file with these flags over it.
     pub(crate) fn config(&self) -> anyhow::Result<Config> {
-        let mut config = self.store.config()?;
+        Ok(self.over(self.store.config()?))
+    }
+
+    fn over(&self, mut config: Config) -> Config {
         override_with(&mut config.name, self.name.as_ref());
         override_with(&mut config.work_dir, self.work_dir.as_ref());
         override_with(&mut config.instance_id, self.instance_id.as_ref());
         override_with(&mut config.evacuation.grace, self.grace.as_ref());
-        Ok(config)
+        config
     }
 }
 

@@ -56,6 +56,7 @@ pub(crate) async fn status(args: &WorkloadArgs, json: bool) -> anyhow::Result<u8
 }
 
 fn setup(args: &WorkloadArgs) -> anyhow::Result<Setup> {
-    let setup: Result<Setup, RunError> = Setup::new(&args.config()?, None, |name| std::env::var_os(name));
+    let setup: Result<Setup, RunError> =
+        Setup::new(&args.config_of_last_run()?, None, |name| std::env::var_os(name));
     Ok(setup?)
 }
