@@ -120,3 +120,26 @@ async fn nothing_is_deleted_while_a_kept_point_cannot_be_read() {
         tokio::time::resume();
     }
 }
+
+#[tokio::test]
+async fn a_stray_record_of_a_fenced_writer_is_swept_up() {
+    for store in stores() {
+        let workload = store.workload();
+        let from = temp();
+        write(from.path(), "file", "1");
+        for number in 1..=3 {
+            let mut claim = claim(&workload, number).await.claim;
+            save_and_commit(&workload, &mut claim, from.path()).await;
+            claim.release(Release::default()).await.expect("the owner");
+        }
+        let first = "work/journal/00000000000000000001.json".into();
+        let record = store.store.get(&first).await.expect("there").bytes().await.expect("readable");
+        prune(&workload, &plan(1, None)).await.expect("pruned");
+        let before = (keys(&workload).await, journal::records(&workload).await.expect("readable"));
+        store.store.put(&first, record.into()).await.expect("writable");
+        assert_eq!(journal::records(&workload).await.expect("readable"), before.1);
+        let pruned = prune(&workload, &plan(1, None)).await.expect("pruned");
+        assert_eq!(pruned.objects.len(), 1, "{pruned:?}");
+        assert_eq!(keys(&workload).await, before.0);
+    }
+}
