@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 
-use common::{claim, save_and_commit, stores, temp, tree, write};
+use common::{claim, save_and_commit, stores, stores_in_paused_time, temp, tree, write};
 use futures_util::TryStreamExt;
 use lifeboat_snapshot::extra::{self, Extra};
 use lifeboat_snapshot::journal::{self, Release};
@@ -100,7 +100,7 @@ async fn what_a_living_holder_uploads_is_not_touched_by_others() {
 
 #[tokio::test]
 async fn nothing_is_deleted_while_a_kept_point_cannot_be_read() {
-    for store in stores() {
+    for store in stores_in_paused_time() {
         let workload = store.workload();
         let from = temp();
         write(from.path(), "file", "1");
