@@ -12,13 +12,18 @@
 //! * [`mod@probe`]: whether a store can be trusted with work.
 //! * [`extra`]: small objects beside the recovery points (the application's state, the last log lines).
 
+pub mod base;
+pub mod blocks;
+mod buffer;
 pub mod claim;
 pub mod clean_up;
 pub mod deadline;
 mod dirs;
 pub mod extra;
+mod fetch;
 pub mod id;
 pub mod journal;
+mod known;
 pub mod lease;
 pub mod manifest;
 mod order;
@@ -37,9 +42,11 @@ pub mod workload;
 
 pub use object_store::ObjectStore;
 
+pub use base::Base;
 pub use claim::{Acquired, Claim, Claimant, How, Wait, acquire};
 pub use clean_up::clean_up;
 pub use deadline::Deadline;
+pub use known::UploadLog;
 pub use manifest::{Manifest, ManifestRef, read_manifest};
 pub use progress::{NoProgress, Progress};
 pub use prune::prune;

@@ -78,7 +78,7 @@ pub async fn prune(workload: &Workload, plan: &PrunePlan<'_>) -> Result<Pruned, 
         let read = read_manifest(workload, &point.manifest).await;
         let manifest = read.map_err(|source| PruneError::Kept { seq: point.seq, source })?;
         needed.insert(point.manifest.key.clone());
-        needed.extend(manifest.objects.into_iter().map(|object| object.key));
+        needed.extend(manifest.needs().map(str::to_owned));
     }
     let oldest_kept = oldest_kept(head, &kept);
     needed.extend(extras(chain.iter().filter(|link| link.record.seq >= oldest_kept)));

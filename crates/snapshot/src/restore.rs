@@ -5,7 +5,7 @@
 //! after the files, so that nothing is ever written through one, and the attributes of directories last. A restore
 //! that was killed is taken up by doing it again: what is already there is equal and stays.
 //!
-//! Long runs of zeros become holes. Hard links come back as separate files; extended attributes are not kept.
+//! Long runs of zeros become holes. Extended attributes are not kept.
 
 mod check;
 mod fetch;
@@ -130,6 +130,7 @@ pub async fn restore(
     .map_err(|source| failed(".", source))?;
 
     let mut comparison = compare_target(&dirs, &manifest, &wanted, options).await?;
+    let hard_links = take_hard_links(&manifest, &wanted, &mut comparison.missing);
     let (files, bytes) = comparison
         .missing
         .iter()
@@ -141,7 +142,8 @@ pub async fn restore(
     let target = Target::new(dirs, options.target.clone(), manifest, replacing);
     target.prepare(Arc::clone(&wanted), comparison.stale).await?;
     fetch::fetch_all(workload, &target, &comparison.missing, &options.progress).await?;
-    target.finish(wanted, comparison.present).await?;
+    let files = files + as_u64(hard_links.len());
+    target.finish(wanted, comparison.present, hard_links).await?;
     Ok(Restored { files, bytes, already_there, removed })
 }
 
@@ -161,6 +163,19 @@ fn select(manifest: &Manifest, only: Option<&GlobSet>) -> Vec<usize> {
         .filter(|(_, entry)| is_wanted(entry))
         .map(|(index, _)| index)
         .collect()
+}
+
+/// Takes out of `missing` the files that are further names of others which are restored or there.
+fn take_hard_links(manifest: &Manifest, wanted: &[usize], missing: &mut Vec<usize>) -> Vec<usize> {
+    let named: std::collections::HashSet<&EntryPath> =
+        wanted.iter().map(|index| &manifest.entries[*index].path).collect();
+    let is_link = |index: &usize| match &manifest.entries[*index].kind {
+        EntryKind::File { same_as: Some(first), .. } => named.contains(first),
+        EntryKind::File { .. } | EntryKind::Directory | EntryKind::Link { .. } => false,
+    };
+    let links = missing.iter().copied().filter(is_link).collect();
+    missing.retain(|index| !is_link(index));
+    links
 }
 
 /// Compares the target with the recovery point and fails if anything would be lost.

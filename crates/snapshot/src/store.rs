@@ -247,6 +247,9 @@ const ATTEMPTS_MAX: u32 = 8;
 /// of an evacuation.
 const ATTEMPTS_BEFORE_DEADLINE_MAX: u32 = 1_500;
 
+/// A full store is asked this often, over about a second.
+const FULL_ATTEMPTS_MAX: u32 = 5;
+
 /// Waits between attempts start here…
 const FIRST_WAIT: Millis = Millis(50);
 
@@ -333,6 +336,9 @@ impl Retry {
                 Some(_) => ATTEMPTS_BEFORE_DEADLINE_MAX,
                 None => self.attempts_max,
             };
+            // Space may come back when a prune runs, but not by asking for it until the deadline.
+            let attempts_max =
+                if matches!(error, StoreError::Full { .. }) { FULL_ATTEMPTS_MAX } else { attempts_max };
             if !error.may_pass() || failures + 1 >= attempts_max {
                 return Err(error);
             }

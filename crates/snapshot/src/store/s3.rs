@@ -122,7 +122,7 @@ fn address(builder: AmazonS3Builder, url: &S3Url) -> AmazonS3Builder {
         .iter()
         .find_map(|key| builder.get_config_value(key));
     let endpoint = url.endpoint.clone().or(from_env);
-    let is_path_style = url.path_style.unwrap_or(endpoint.is_some());
+    let is_path_style = url.path_style.unwrap_or_else(|| endpoint.is_some());
     let options = ClientOptions::new()
         .with_user_agent(http_value(concat!("lifeboat/", env!("CARGO_PKG_VERSION"))))
         .with_allow_http(endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://")))
