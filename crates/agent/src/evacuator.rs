@@ -248,9 +248,9 @@ impl Evacuator {
         deadline: Deadline,
     ) -> Option<AbortHandle> {
         let stop_signal = self.site.settings.stop_signal.number();
-        let leftover = match (&self.target, stage) {
+        let leftover = match (&mut self.target, stage) {
             (Target::Own(workload), Stage::Drain) => {
-                workload.signal(stop_signal);
+                workload.ask_to_stop(stop_signal);
                 return None; // reported by `workload_gone`
             }
             (Target::Leftover(mark), Stage::Drain) => Some(mark.clone()),

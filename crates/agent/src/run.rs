@@ -433,7 +433,9 @@ impl Run<'_> {
                 Life::Orphans(exit) => {
                     if linger_until.is_none() {
                         tracing::info!(%exit, "the workload ended and left processes behind; asking them to stop");
-                        pass_on(&evacuator, OsSignal::TERM);
+                        if let Target::Own(workload) = &mut evacuator.target {
+                            workload.ask_to_stop(self.site.settings.stop_signal.number());
+                        }
                         linger_until = Some(Instant::now() + self.site.settings.linger.to_duration());
                     }
                 }

@@ -30,7 +30,7 @@ Exit codes: `run` passes the command's own code through. Lifeboat's own are
    86  evacuated, but something could not be saved (the summary names it)
    87  the work belongs to another machine or agent
    88  restoring was refused or failed; nothing of yours was overwritten
-  125  lifeboat itself could not do what was asked
+  125  lifeboat itself could not do what was asked, or did not understand the command line
   126  the command cannot be executed      127  there is no such command
   128+n  the command was ended by signal n";
 
@@ -60,7 +60,7 @@ pub(crate) enum Command {
     /// Watch all of it, for real, in a temporary folder, in under a minute.
     Demo(DemoArgs),
     /// Serve a mock metadata service for rehearsals and tests.
-    MockImds(lifeboat_imds::mock::args::MockArgs),
+    MockImds(Box<lifeboat_imds::mock::args::MockArgs>),
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.

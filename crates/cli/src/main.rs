@@ -18,7 +18,14 @@ use lifeboat_core::conclusion::exit_code;
 use crate::args::{Cli, Command, ConfigCommand};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print(); // nobody reads it
+            // Not clap's 2, which may be the command's own code.
+            return ExitCode::from(if error.use_stderr() { exit_code::FAILED } else { 0 });
+        }
+    };
     let ring = log::start(&cli);
     let json = cli.json;
     // One thread runs everything that waits; what reads and hashes files has threads of its own. An idle
@@ -61,9 +68,11 @@ async fn dispatch(cli: Cli, ring: lifeboat_agent::LogRing) -> anyhow::Result<u8>
         Command::Doctor(args) => commands::doctor::doctor(&args, json).await,
         Command::Config(ConfigCommand::Check { file }) => commands::config::check(&file, json),
         Command::Demo(args) => demo::demo(&args, json).await,
-        Command::MockImds(args) => commands::mock::serve(args).await,
+        Command::MockImds(args) => commands::mock::serve(*args).await,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "lifeboat", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "lifeboat", &mut script);
+            output::result(&String::from_utf8_lossy(&script))?;
             Ok(0)
         }
         Command::IndexWorker(args) => index_worker::work(&args).await,

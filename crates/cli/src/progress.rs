@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use lifeboat_agent::{MakeProgress, bytes_text};
 use lifeboat_snapshot::{NoProgress, Progress};
 
 /// Every bar of the process, so that log lines can step around them.
-static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+static BARS: LazyLock<MultiProgress> =
+    LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::term_like(Box::new(Terminal))));
 
 /// A log does not want more than a line in this time.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -29,17 +30,86 @@ pub(crate) fn maker(is_wanted: bool) -> MakeProgress {
     })
 }
 
-/// Writes log lines above the bars.
+/// Writes log lines above the bars. Never fails: a terminal that was closed, or a reader that has gone, must not
+/// stop what is being logged.
 #[derive(Debug, Default)]
 pub(crate) struct LogWriter;
 
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        BARS.suspend(|| io::stderr().write_all(bytes)).map(|()| bytes.len())
+        if io::stderr().is_terminal() {
+            BARS.suspend(|| show(bytes));
+        } else {
+            show(bytes);
+        }
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
+    }
+}
+
+fn show(bytes: &[u8]) {
+    let _ = io::stderr().write_all(bytes); // nobody is there to be told
+}
+
+/// The terminal behind standard error, for the bars. indicatif panics when drawing fails, and a terminal may be
+/// closed at any moment: drawing never fails here.
+#[derive(Debug)]
+struct Terminal;
+
+impl Terminal {
+    /// Source: ECMA-48, 8.3: CSI n A, B, C, D move the cursor up, down, right, left.
+    fn move_cursor(cells: usize, direction: char) {
+        if cells > 0 {
+            show(format!("\x1b[{cells}{direction}").as_bytes());
+        }
+    }
+}
+
+impl TermLike for Terminal {
+    fn width(&self) -> u16 {
+        rustix::termios::tcgetwinsize(rustix::stdio::stderr()).map_or(80, |size| size.ws_col.max(1))
+    }
+
+    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
+        Self::move_cursor(n, 'A');
+        Ok(())
+    }
+
+    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
+        Self::move_cursor(n, 'B');
+        Ok(())
+    }
+
+    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
+        Self::move_cursor(n, 'C');
+        Ok(())
+    }
+
+    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
+        Self::move_cursor(n, 'D');
+        Ok(())
+    }
+
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        show(format!("{text}\n").as_bytes());
+        Ok(())
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        show(text.as_bytes());
+        Ok(())
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        show(b"\r\x1b[2K");
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -34,9 +34,9 @@ pub(crate) async fn list(args: &StoreArgs, json: bool) -> anyhow::Result<u8> {
                     name.to_string(),
                     state(&record.event).to_owned(),
                     record.holder.instance.clone(),
-                    point.map_or("-".into(), |point| point.seq.to_string()),
-                    point.map_or("-".into(), |point| point.manifest.files.to_string()),
-                    point.map_or("-".into(), |point| bytes_text(point.manifest.bytes)),
+                    point.map_or_else(|| "-".into(), |point| point.seq.to_string()),
+                    point.map_or_else(|| "-".into(), |point| point.manifest.files.to_string()),
+                    point.map_or_else(|| "-".into(), |point| bytes_text(point.manifest.bytes)),
                     instant(record.at_unix_ms),
                 ]);
                 values.push(json!({ "name": name, "state": state(&record.event), "head": record }));
@@ -106,7 +106,7 @@ pub(crate) async fn show(args: &ShowArgs, json: bool) -> anyhow::Result<u8> {
             text.push_str(&format!("last given back: {}\n", release.reason));
         }
         for left in left_out {
-            let path = left.path.as_ref().map_or("(work directory)".into(), ToString::to_string);
+            let path = left.path.as_ref().map_or_else(|| "(work directory)".into(), ToString::to_string);
             text.push_str(&format!("left out: {path}: {}\n", left.reason));
         }
         if let Some(state) = &state_text {
