@@ -15,19 +15,16 @@ use lifeboat_snapshot::extra::{self, Extra, StoredObject};
 use lifeboat_snapshot::journal::{self, Release};
 use lifeboat_snapshot::manifest::LeftOut;
 use lifeboat_snapshot::save::{SaveOptions, Saved};
-use lifeboat_snapshot::{Claim, Deadline, ManifestRef, Workload, clean_up, read_manifest, save};
+use lifeboat_snapshot::{Deadline, ManifestRef, Workload, clean_up, read_manifest, save};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde_json::json;
-use tokio::sync::Mutex;
 
 use crate::clock::rfc3339;
 use crate::config::Settings;
 use crate::dirs::write_atomically;
+use crate::holding::{Holding, NoClaim};
 use crate::ring::LogRing;
 use crate::summary::Snapshot;
-
-/// The claim, used by the stages and by the renewal.
-pub(crate) type SharedClaim = Arc<Mutex<Claim>>;
 
 /// Makes the progress display of one long operation, by its name.
 pub type MakeProgress = Arc<dyn Fn(&str) -> Arc<dyn lifeboat_snapshot::Progress> + Send + Sync>;
@@ -99,6 +96,16 @@ impl Handed {
     fn failed(error: &dyn std::error::Error) -> Self {
         Self::new(Report::Failed, chain(error))
     }
+
+    fn unclaimed(why: NoClaim) -> Self {
+        Self::new(
+            Report::Failed,
+            match why {
+                NoClaim::GivenBack => "the work has been given back",
+                NoClaim::Lost => "the work belongs to somebody else",
+            },
+        )
+    }
 }
 
 /// The error with all its causes, on one line.
@@ -134,7 +141,11 @@ fn interruption_json(site: &Site, interruption: &Interruption) -> serde_json::Va
 }
 
 /// Snapshot: save what the work directory holds, commit the manifest.
-pub(crate) async fn snapshot(site: &Site, claim: &SharedClaim, deadline: Deadline) -> Handed {
+pub(crate) async fn snapshot(site: &Site, holding: &Holding, deadline: Deadline) -> Handed {
+    let claim = match holding.claim().await {
+        Ok(claim) => claim,
+        Err(why) => return Handed::unclaimed(why),
+    };
     let id = claim.lock().await.id();
     let options = SaveOptions {
         exclude: site.settings.exclude.clone(),
@@ -146,7 +157,7 @@ pub(crate) async fn snapshot(site: &Site, claim: &SharedClaim, deadline: Deadlin
     };
     let saved = match save(&site.workload, &id, &options).await {
         Ok(saved) => saved,
-        Err(error) => return Handed::failed(&error),
+        Err(error) => return nothing_stored(site, &error),
     };
     let manifest = saved.manifest.clone();
     let committed = in_time(&deadline, || async { claim.lock().await.commit(manifest.clone()).await }).await;
@@ -162,8 +173,15 @@ pub(crate) async fn snapshot(site: &Site, claim: &SharedClaim, deadline: Deadlin
             );
             Handed { report, detail, stored: Stored::Snapshot(snapshot, manifest) }
         }
-        Err(error) => Handed::failed(&error),
+        Err(error) => nothing_stored(site, &error),
     }
+}
+
+/// No file is worth naming above another: none of what changed since the last recovery point is stored.
+fn nothing_stored(site: &Site, error: &dyn std::error::Error) -> Handed {
+    let detail =
+        format!("nothing of {} is stored, it is still there: {}", site.work_dir.display(), chain(error));
+    Handed::new(Report::Failed, detail)
 }
 
 fn describe(saved: &Saved, generation: u64) -> Snapshot {
@@ -221,7 +239,7 @@ where
 /// SaveState: the state file with the interruption added, into the store and beside the record.
 pub(crate) async fn save_state(
     site: &Site,
-    claim: &SharedClaim,
+    holding: &Holding,
     interruption: &Interruption,
     deadline: Deadline,
 ) -> Handed {
@@ -237,7 +255,10 @@ pub(crate) async fn save_state(
     if let Err(error) = write_atomically(&site.agent_dir.join("saved_state.json"), &state) {
         tracing::warn!(%error, "cannot keep a local copy of the saved state");
     }
-    let id = claim.lock().await.id();
+    let id = match holding.claim().await {
+        Ok(claim) => claim.lock().await.id(),
+        Err(why) => return Handed::unclaimed(why),
+    };
     match extra::put(&site.workload, &id, Extra::State, state.into(), &deadline).await {
         Ok(stored) => Handed {
             report: Report::Done,
@@ -297,7 +318,7 @@ fn regular(file: std::fs::File) -> io::Result<std::fs::File> {
 }
 
 /// FlushLogs: the last lines of the log files and of the agent itself.
-pub(crate) async fn flush_logs(site: &Site, claim: &SharedClaim, deadline: Deadline) -> Handed {
+pub(crate) async fn flush_logs(site: &Site, holding: &Holding, deadline: Deadline) -> Handed {
     let mut text = String::new();
     let mut unread = Vec::new();
     for path in &site.settings.log_files {
@@ -308,7 +329,10 @@ pub(crate) async fn flush_logs(site: &Site, claim: &SharedClaim, deadline: Deadl
     }
     text.push_str("==> lifeboat <==\n");
     text.push_str(&site.ring.text());
-    let id = claim.lock().await.id();
+    let id = match holding.claim().await {
+        Ok(claim) => claim.lock().await.id(),
+        Err(why) => return Handed::unclaimed(why),
+    };
     match extra::put(&site.workload, &id, Extra::Logs, text.into(), &deadline).await {
         Ok(stored) => Handed {
             report: if unread.is_empty() { Report::Done } else { Report::Partly },
@@ -338,11 +362,18 @@ fn log_tail(work_dir: &Path, path: &Path, lines: usize) -> io::Result<String> {
 
 /// HandBack: give the claim up, so that the next machine goes on without waiting for the lease.
 pub(crate) async fn hand_back(
-    claim: &SharedClaim,
+    holding: &Holding,
     interruption: &Interruption,
     (state, logs): (Option<StoredObject>, Option<StoredObject>),
     deadline: Deadline,
 ) -> Handed {
+    let claim = match holding.claim().await {
+        Ok(claim) => claim,
+        Err(NoClaim::GivenBack) => {
+            return Handed::new(Report::Done, "given back before the agent was restarted");
+        }
+        Err(NoClaim::Lost) => return Handed::unclaimed(NoClaim::Lost),
+    };
     let sources: Vec<String> = interruption.sources.iter().map(ToString::to_string).collect();
     let release = Release {
         reason: format!("{} announced by {}", interruption.action, sources.join(", ")),
@@ -362,11 +393,11 @@ pub(crate) async fn hand_back(
 }
 
 /// CleanUp: delete from the work directory what the committed manifest proves to be stored.
-pub(crate) async fn clean(site: &Site, claim: &SharedClaim) -> Handed {
-    let Some(point) = claim.lock().await.point().cloned() else {
+pub(crate) async fn clean(site: &Site, committed: Option<ManifestRef>) -> Handed {
+    let Some(committed) = committed else {
         return Handed::new(Report::Failed, "no manifest is committed");
     };
-    let manifest = match read_manifest(&site.workload, &point.manifest).await {
+    let manifest = match read_manifest(&site.workload, &committed).await {
         Ok(manifest) => manifest,
         Err(error) => return Handed::failed(&error),
     };

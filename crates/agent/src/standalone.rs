@@ -3,23 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lifeboat_core::evacuation::stage::Plan;
 use lifeboat_core::evacuation::{Input, Progress};
 use lifeboat_core::notice::{Action, Notice, Source};
 use lifeboat_core::time::Millis;
-use lifeboat_snapshot::acquire;
-use lifeboat_snapshot::claim::{Acquired, Wait};
-use tokio::sync::Mutex;
+use lifeboat_snapshot::journal;
 use tokio::time::Instant;
 
 use crate::clock::LocalClock;
 use crate::control::{AskError, ask};
 use crate::dirs::DirsError;
-use crate::evacuator::{Evacuator, Target};
-use crate::hands::SharedClaim;
+use crate::hands::Site;
 use crate::record::RecordFile;
-use crate::renewal::Renewal;
-use crate::resume::resume;
+use crate::resume::{loss, take_over};
 use crate::run::{Ui, instance_name};
 use crate::setup::{RunError, Setup};
 use crate::summary::Summary;
@@ -67,46 +62,64 @@ async fn alone(setup: &Setup, ui: Ui) -> Result<Summary, RunError> {
     let file = RecordFile::new(&setup.dirs.agent);
     let record = file.load();
     let clock = LocalClock::start();
+    let instance = instance_name(setup).await;
+    let site = Arc::new(setup.site(instance, ui.ring, ui.progress)?);
     if let Progress::Finished { at, .. } = &record.progress
         && clock.now().since(*at) < setup.settings.grace
-        && let Some(summary) = last_summary(setup)
+        && let Some(summary) = Summary::of(&record, &site)
     {
         tracing::info!("this interruption was evacuated a moment ago; that result stands");
         return Ok(summary);
     }
-    let instance = instance_name(setup).await;
-    let site = Arc::new(setup.site(instance, ui.ring, ui.progress)?);
-    if matches!(record.progress, Progress::Evacuating { .. }) {
-        return resume(setup, &site, clock, (file, record)).await;
+    if record.restoring {
+        return Err(RunError::Missing(
+            "restoring into this work directory was not finished: what it holds must not be saved as the newest",
+        ));
     }
-    let claimant = setup.claimant(&site.instance)?;
-    // A dead agent on this machine left its claim, which is ours; somebody else's living claim is not waited for.
-    let Acquired { claim, .. } = acquire(&site.workload, &claimant, Wait::No).await?;
-    let claim: SharedClaim = Arc::new(Mutex::new(claim));
-    let (_renewal, _lost) = Renewal::start(Arc::clone(&claim));
-    let target = match &record.workload {
-        Some(mark) if !mark.processes().is_empty() => Target::Leftover(mark.clone()),
-        Some(_) | None => Target::None,
+    let is_resumed = matches!(record.progress, Progress::Evacuating { .. });
+    if !is_resumed && is_finished(&site).await {
+        return Err(RunError::Missing("the work is finished: there is nothing to evacuate"));
+    }
+    let mut taken = take_over(setup, &site, clock, (file, record))?;
+    let evacuator = &mut taken.evacuator;
+    let first = if is_resumed {
+        Input::Resumed
+    } else {
+        // A hibernation that was outlived must not be taken for this interruption.
+        evacuator.feed(Input::Survived);
+        Input::Notice(Notice {
+            source: Source::Operator,
+            action: Action::Terminate,
+            key: None,
+            deadline: clock.now() + setup.settings.grace.max(Millis(1)),
+        })
     };
-    let plan = Plan { has_workload: !matches!(target, Target::None), ..setup.settings.plan };
-    let mut evacuator = Evacuator::new(site, claim, clock, (file, record), target, plan);
-    let notice = Notice {
-        source: Source::Operator,
-        action: Action::Terminate,
-        key: None,
-        deadline: clock.now() + setup.settings.grace.max(Millis(1)),
-    };
-    let mut summary = evacuator.feed(Input::Survived).or_else(|| evacuator.feed(Input::Notice(notice)));
-    while summary.is_none() {
-        let input = evacuator.next().await;
+    let mut summary = evacuator.feed(first);
+    let ended = loop {
+        if let Some(summary) = summary {
+            break Ok(summary);
+        }
+        let input = tokio::select! {
+            input = evacuator.next() => input,
+            error = loss(&mut taken.lost) => break Err(error),
+        };
         summary = evacuator.feed(input);
+    };
+    if ended.is_err() {
+        evacuator.forget_evacuation();
     }
-    evacuator.record.workload = None;
+    if ended.is_err() || !evacuator.workload_goes_on() {
+        evacuator.kill_workload();
+        evacuator.record.workload = None;
+    }
     evacuator.keep_record();
-    Ok(summary.expect("the loop ends with one"))
+    Ok(ended?)
 }
 
-fn last_summary(setup: &Setup) -> Option<Summary> {
-    let text = std::fs::read(setup.dirs.agent.join("last_evacuation.json")).ok()?;
-    serde_json::from_slice(&text).ok()
+/// Whether the journal says that the work is done. A store that does not answer says nothing.
+async fn is_finished(site: &Site) -> bool {
+    /// The evacuation itself waits longer for the store.
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let head = tokio::time::timeout(PATIENCE, journal::head(&site.workload)).await;
+    matches!(head, Ok(Ok(Some(head))) if matches!(head.record.event, journal::Event::Done { .. }))
 }

@@ -2,13 +2,15 @@
 
 use std::fmt::Write as _;
 
-use lifeboat_core::evacuation::Verdict;
 use lifeboat_core::evacuation::stage::{Outcome, STAGES, Stage, StageState};
+use lifeboat_core::evacuation::{Progress, Verdict};
 use lifeboat_core::notice::Interruption;
 use lifeboat_core::time::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::rfc3339;
+use crate::hands::Site;
+use crate::record::Record;
 
 /// The summary of one evacuation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,6 +66,17 @@ pub struct Snapshot {
 }
 
 impl Summary {
+    /// The summary of the evacuation that `record` says is over; `None` where none is.
+    #[must_use]
+    pub fn of(record: &Record, site: &Site) -> Option<Self> {
+        let Progress::Finished { interruption, stages, at, verdict } = &record.progress else {
+            return None;
+        };
+        let names = (site.workload.name().to_string(), site.instance.clone());
+        let snapshot = record.saved.snapshot.clone();
+        Some(Self::new(names, interruption, stages, (*at, *verdict), &record.details, snapshot))
+    }
+
     /// Puts the summary together. `details` come by [`Stage::index`].
     #[must_use]
     pub fn new(
