@@ -20,7 +20,7 @@ const START: Duration = Duration::from_secs(30);
 /// The notice's two minutes and a margin: an agent that takes longer has failed.
 const EVACUATION: Duration = Duration::from_secs(150);
 
-/// Spread over the lanes, so that no two of them wait in step. The number itself means nothing.
+/// Of the phases. The number itself means nothing.
 const SEED: u64 = 20_260_101;
 
 /// Every reaction of one agent, ms.
@@ -40,10 +40,14 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Reaction>> {
 
 fn reactions(bench: &Bench, agent: Agent) -> anyhow::Result<Reaction> {
     println!("reaction: {}, {} notices", agent.name(), bench.extent.notices());
+    let phases = phases(bench.extent.notices());
     let mut ms = Vec::new();
     thread::scope(|scope| -> anyhow::Result<()> {
-        let lanes: Vec<_> =
-            (0..bench.extent.lanes).map(|lane| scope.spawn(move || run_lane(bench, agent, lane))).collect();
+        let lanes: Vec<_> = phases
+            .chunks(bench.extent.rounds)
+            .enumerate()
+            .map(|(lane, phases)| scope.spawn(move || run_lane(bench, agent, lane, phases)))
+            .collect();
         for lane in lanes {
             match lane.join() {
                 Ok(measured) => ms.extend(measured?),
@@ -55,16 +59,30 @@ fn reactions(bench: &Bench, agent: Agent) -> anyhow::Result<Reaction> {
     Ok(Reaction { agent, ms })
 }
 
-fn run_lane(bench: &Bench, agent: Agent, lane: usize) -> anyhow::Result<Vec<f64>> {
+/// Moments within an interval (0 to 1): a random one in each of `count` equal parts, in random order.
+///
+/// Independent moments would be uncertain by more than what is to be seen: the mean of 100 of them, over 2 s, by 58 ms.
+fn phases(count: usize) -> Vec<f64> {
+    let mut random = Random::new(SEED);
+    let parts = f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    let mut phases: Vec<f64> =
+        (0..count).zip(0_u32..).map(|(_, part)| (f64::from(part) + random.fraction()) / parts).collect();
+    for last in (1..count).rev() {
+        let other = usize::try_from(random.next() % (last as u64 + 1)).unwrap_or(last);
+        phases.swap(last, other);
+    }
+    phases
+}
+
+fn run_lane(bench: &Bench, agent: Agent, lane: usize, phases: &[f64]) -> anyhow::Result<Vec<f64>> {
     let folder = bench.scratch.join("reaction").join(format!("{}-{lane}", agent.tag()));
     fs::create_dir_all(&folder)?;
     let mock = Mock::start(&bench.lifeboat, &folder)?;
-    let mut random = Random::new(SEED + u64::try_from(lane)?);
     let mut ms = Vec::new();
-    for round in 0..bench.extent.rounds {
+    for (round, phase) in phases.iter().enumerate() {
         let folder = folder.join(round.to_string());
         fs::create_dir_all(&folder)?;
-        ms.push(react(bench, agent, (&mock, random.fraction()), &folder)?);
+        ms.push(react(bench, agent, (&mock, *phase), &folder)?);
         mock.withdraw()?;
     }
     Ok(ms)
@@ -96,4 +114,21 @@ fn react(bench: &Bench, agent: Agent, (mock, phase): (&Mock, f64), folder: &Path
         bail!("{} did not evacuate ({status}):\n{}", agent.name(), process.said());
     }
     Ok(reaction.as_secs_f64() * 1_000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::statistics::mean;
+    use super::*;
+
+    #[test]
+    fn phases_cover_the_interval_evenly_and_in_no_order() {
+        let phases = phases(100);
+        assert!((mean(&phases) - 0.5).abs() < 0.005, "{}", mean(&phases));
+        assert!(!phases.is_sorted());
+        let mut sorted = phases;
+        sorted.sort_by(f64::total_cmp);
+        let is_in_its_part = |(part, phase): (i32, &f64)| (phase * 100.0 - f64::from(part)).abs() <= 1.0;
+        assert!((0..).zip(&sorted).all(is_in_its_part), "{sorted:?}");
+    }
 }

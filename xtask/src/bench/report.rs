@@ -48,13 +48,15 @@ impl Surroundings {
         let version = output_of(Command::new(&bench.lifeboat).arg("--version"))?;
         let machine = format!("{} × {}, {} of memory", cores(), processor()?, memory()?);
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let disk = ask("stat", &["--file-system", "--format=%T", &bench.scratch.to_string_lossy()])?;
+        let disk = ask("df", &["--output=fstype", &bench.scratch.to_string_lossy()])?;
+        let disk = disk.lines().last().unwrap_or("unknown file system").to_owned();
         Ok(Self {
             lines: vec![
                 ("date", ask("date", &["-u", "+%Y-%m-%d %H:%M UTC"])?),
                 ("machine", machine),
                 ("kernel, file system", format!("Linux {}, {disk}", kernel.trim())),
                 ("programs", format!("{} ({revision}), {}", version.trim(), ask("python3", &["--version"])?)),
+                ("compiler", ask("rustc", &["--version"])?),
                 ("load before", load()),
             ],
         })
@@ -181,7 +183,8 @@ fn method(extent: &Extent) -> String {
          {warm} s of warm-up. Memory is the greatest `VmRSS` of a look each second, and `VmHWM`; CPU time is the kernel's \
          count by thread, in ns, of the agent alone: neither the mock nor the workload.\n\
          * Reaction: {notices} notices for each agent, in {lanes} lanes at once, each with its own agent, mock and moments \
-         (random over a whole interval, seeded). Counted from just before the mock is told to the time that the workload \
+         (one in each of {notices} equal parts of the polling interval, at a random place in it, seeded: a mean of \
+         {notices} independent moments would be uncertain by 6 % of the interval). Counted from just before the mock is told to the time that the workload \
          (`bench/signalled.py`) reads when SIGTERM arrives.\n\
          * Storing: {times} times each, in turn, after a `sync`, the files in the page cache, their bytes random. Lifeboat: \
          `lifeboat evacuate` without a workload, which includes its claim, its own records and the commit. The peer starts \
