@@ -141,7 +141,7 @@ fn cache_home() -> Option<PathBuf> {
 }
 
 fn clippy() -> anyhow::Result<Done> {
-    let args = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    let args = ["clippy", "--workspace", "--all-targets", "--locked", "--keep-going", "--", "-D", "warnings"];
     run(cargo().args(args))?;
     Ok(Done::Passed)
 }
@@ -158,7 +158,7 @@ fn bare() -> anyhow::Result<Done> {
 }
 
 fn doc() -> anyhow::Result<Done> {
-    let args = ["doc", "--workspace", "--no-deps", "--locked"];
+    let args = ["doc", "--workspace", "--no-deps", "--locked", "--keep-going"];
     run(cargo().args(args).env("RUSTDOCFLAGS", "-D warnings"))?;
     Ok(Done::Passed)
 }
