@@ -170,7 +170,7 @@ impl Run<'_> {
         let mut record = Record {
             progress: Progress::Idle { handled: handled(&self.record) },
             // Before it is started: an agent that dies in between must find it again.
-            workload: Some(Mark { run_id: run_id.clone(), leader: 0 }),
+            workload: Some(Mark { run_id: run_id.clone(), leader: 0, born: None }),
             base: self.record.base.clone(),
             ..Record::default()
         };
@@ -565,7 +565,7 @@ impl Run<'_> {
         const PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
         let is_lost = summary.verdict == Verdict::Incomplete
             && matches!(
-                tokio::time::timeout(PATIENCE, async { claim.lock().await.check().await }).await,
+                tokio::time::timeout(PATIENCE, async { claim.lock().await.renew().await }).await,
                 Ok(Err(ClaimError::Fenced { .. }))
             );
         evacuator.record.workload = None;

@@ -348,6 +348,10 @@ impl Claim {
     /// # Errors
     /// [`ClaimError`]
     pub async fn renew(&mut self) -> Result<(), ClaimError> {
+        if matches!(self.head.record.event, Event::Released(_) | Event::Done { .. }) {
+            // Nothing is left to keep alive, and whoever comes next takes nothing from a holder that gave it up.
+            return Err(ClaimError::Ended { claim: self.id.seq });
+        }
         let started = Instant::now();
         self.counter += 1;
         let location = self.workload.locate(&heartbeat_key(self.id.seq));
@@ -370,10 +374,6 @@ impl Claim {
     /// # Errors
     /// [`ClaimError`]
     pub async fn check(&mut self) -> Result<(), ClaimError> {
-        if matches!(self.head.record.event, Event::Released(_) | Event::Done { .. }) {
-            // Whoever comes next does not fence a holder that gave the workload up.
-            return Err(ClaimError::Ended { claim: self.id.seq });
-        }
         for _ in 0..ADOPTIONS_MAX {
             let newer = journal::list_from(&self.workload, self.head.record.seq).await?;
             let Some(highest) = newer.last() else { return Ok(()) };
