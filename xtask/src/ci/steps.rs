@@ -171,15 +171,8 @@ fn doctest() -> anyhow::Result<Done> {
 fn test() -> anyhow::Result<Done> {
     // nextest gives each test its own process; without it the ordinary runner does.
     if succeeds(cargo().args(["nextest", "--version"])) {
-        run(for_tests(cargo().args([
-            "nextest",
-            "run",
-            "--workspace",
-            "--locked",
-            "--no-fail-fast",
-            "--status-level",
-            "slow",
-        ])))?;
+        let args = ["nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--status-level", "slow"];
+        run(for_tests(cargo().args(args)))?;
     } else {
         let targets = ["--lib", "--bins", "--tests", "--examples"];
         let args = ["test", "--workspace", "--locked", "--no-fail-fast"];
