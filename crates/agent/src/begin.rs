@@ -104,6 +104,8 @@ pub(crate) async fn restore_into(
     };
     let options = RestoreOptions {
         superseded,
+        exclude: site.settings.exclude.clone(),
+        exclude_paths: site.own_paths.clone(),
         progress: (site.progress)("restoring"),
         ..RestoreOptions::new(&site.work_dir)
     };

@@ -352,16 +352,17 @@ impl Config {
 }
 
 /// The budgets that source A's steps and the two minutes suggest: what it gives each step is our maximum,
-/// except for the files, which get all that the others leave.
+/// except for the files, which get all that the others leave. The minima are small: with little time left,
+/// trying is better than not.
 const fn default_budget(stage: Stage) -> Budget {
     let (minimum, wanted, maximum) = match stage {
         Stage::Notify => (10, 1_000, 5_000),
-        Stage::Drain => (500, 20_000, 45_000),
-        Stage::Snapshot => (2_000, 60_000, 3_600_000),
-        Stage::SaveState => (500, 5_000, 10_000),
-        Stage::FlushLogs => (200, 3_000, 5_000),
-        Stage::HandBack => (500, 3_000, 10_000),
-        Stage::CleanUp => (500, 5_000, 10_000),
+        Stage::Drain => (200, 20_000, 45_000),
+        Stage::Snapshot => (200, 60_000, 3_600_000),
+        Stage::SaveState => (100, 5_000, 10_000),
+        Stage::FlushLogs => (50, 3_000, 5_000),
+        Stage::HandBack => (100, 3_000, 10_000),
+        Stage::CleanUp => (100, 5_000, 10_000),
     };
     Budget { minimum: Millis(minimum), wanted: Millis(wanted), maximum: Millis(maximum) }
 }

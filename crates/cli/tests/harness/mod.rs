@@ -242,6 +242,15 @@ impl Running {
         }
     }
 
+    /// Waits for so long, in which no log line may come and it may not end.
+    pub(crate) fn wait_for_silence(&mut self, span: Duration) {
+        match self.lines.recv_timeout(span) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(line) => panic!("{line}, after:\n{}", self.log()),
+            Err(RecvTimeoutError::Disconnected) => panic!("it ended:\n{}", self.log()),
+        }
+    }
+
     /// The next log line, or `None` when it has ended.
     pub(crate) fn next_line(&mut self) -> Option<String> {
         let line = self.lines.recv_timeout(LIMIT).ok()?;
