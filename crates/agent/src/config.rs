@@ -92,8 +92,10 @@ pub struct MetadataConfig {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvacuationConfig {
-    /// The time from SIGTERM, or from `lifeboat evacuate`, to the end.
+    /// The time from SIGTERM to SIGKILL, as the container platform grants it.
     pub grace: Option<Span>,
+    /// The time that `lifeboat evacuate` may take, and the saving of work that failed by itself.
+    pub operator_grace: Option<Span>,
     /// Kept free at the end; at most a tenth of the time.
     pub reserve: Option<Span>,
     /// The time given when the announced instant is over, unknown, or hibernation has begun.
@@ -139,8 +141,10 @@ pub struct Settings {
     pub plan: Plan,
     /// How sightings in the metadata are judged.
     pub patience: Patience,
-    /// The time from SIGTERM or `lifeboat evacuate` to the end.
+    /// The time from SIGTERM to the end.
     pub grace: Millis,
+    /// The time from `lifeboat evacuate`, or from a failure of the workload, to the end.
+    pub operator_grace: Millis,
     /// Sent to the workload at the notice.
     pub stop_signal: Signal,
     /// For processes that the workload left behind.
@@ -208,6 +212,11 @@ const INTERVAL_MIN: Millis = Millis(500);
 /// Above a minute, half of the two minutes of a notice could be lost.
 const INTERVAL_MAX: Millis = Millis::from_secs(60);
 
+/// What most platforms grant between SIGTERM and SIGKILL. Counting on more would lose work where nobody
+/// configured it. Source: the Kubernetes documentation, "Pod termination" (30 s); the ECS task definition's
+/// `stopTimeout` (30 s by default, at most 120 s).
+const GRACE: Millis = Millis::from_secs(30);
+
 /// A lease shorter than this would take work away from a machine that is only slow.
 const LEASE_MIN: Millis = Millis::from_secs(3);
 
@@ -238,9 +247,13 @@ impl Config {
         if lease < LEASE_MIN {
             return Err(senseless("lease", "must be at least 3s"));
         }
-        let grace = span(times.grace, Millis::from_secs(120));
+        let grace = span(times.grace, GRACE);
         if grace == Millis::ZERO {
             return Err(senseless("evacuation.grace", "must be more than nothing"));
+        }
+        let operator_grace = span(times.operator_grace, Millis::from_secs(120));
+        if operator_grace == Millis::ZERO {
+            return Err(senseless("evacuation.operator_grace", "must be more than nothing"));
         }
         let keep = self.keep.unwrap_or(3);
         if keep == 0 {
@@ -267,6 +280,7 @@ impl Config {
                 stale: span(times.stale, Millis::from_secs(60)),
             },
             grace,
+            operator_grace,
             stop_signal: self.command.stop_signal.unwrap_or_default(),
             linger: span(self.command.linger, Millis::from_secs(2)),
             metadata_enabled: self.metadata.enabled.unwrap_or(true),
@@ -417,7 +431,7 @@ mod tests {
     fn an_empty_file_is_the_default() {
         let settings = parse("").expect("valid");
         assert_eq!(settings.interval, Millis(2_000));
-        assert_eq!(settings.grace, Millis(120_000));
+        assert_eq!(settings.grace, Millis(30_000));
         assert!(!settings.plan.clean_up, "nothing of the user's is deleted by default");
     }
 

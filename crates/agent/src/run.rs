@@ -556,7 +556,12 @@ impl Run<'_> {
 
     /// A notice whose deadline this machine's configuration gives: SIGTERM, or somebody's wish.
     fn own_notice(&self, clock: LocalClock, source: Source) -> Notice {
-        let deadline = clock.now() + self.site.settings.grace;
+        let settings = &self.site.settings;
+        let grace = match source {
+            Source::Operator | Source::Failure => settings.operator_grace,
+            Source::Sigterm | Source::InstanceAction | Source::TerminationTime => settings.grace,
+        };
+        let deadline = clock.now() + grace;
         Notice { source, action: Action::Terminate, key: None, deadline }
     }
 
@@ -590,7 +595,7 @@ impl Run<'_> {
         let (conclusion, code) = conclude(exit, Ending::ByItself);
         match conclusion {
             Conclusion::MarkDone => {
-                let until = Instant::now() + self.site.settings.grace.to_duration();
+                let until = Instant::now() + self.site.settings.operator_grace.to_duration();
                 mark_done(&claim, until).await?;
                 evacuator.record.workload = None;
                 evacuator.keep_record();

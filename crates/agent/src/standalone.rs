@@ -32,7 +32,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// [`RunError`]; its exit code tells whether somebody else owns the work.
 pub async fn evacuate(setup: &Setup, ui: Ui) -> Result<Summary, RunError> {
     setup.dirs.create()?;
-    let patience = setup.settings.grace.to_duration() + ANSWER_MARGIN;
+    let patience = setup.settings.operator_grace.to_duration() + ANSWER_MARGIN;
     let begun = Instant::now();
     let lock = loop {
         match ask(&setup.dirs.socket, "POST", "/v1/evacuate", patience).await {
@@ -65,7 +65,7 @@ async fn alone(setup: &Setup, ui: Ui) -> Result<Summary, RunError> {
     let instance = instance_name(setup).await;
     let site = Arc::new(setup.site(instance, ui.ring, ui.progress)?);
     if let Progress::Finished { at, .. } = &record.progress
-        && clock.now().since(*at) < setup.settings.grace
+        && clock.now().since(*at) < setup.settings.operator_grace
         && let Some(summary) = Summary::of(&record, &site)
     {
         tracing::info!("this interruption was evacuated a moment ago; that result stands");
@@ -91,7 +91,7 @@ async fn alone(setup: &Setup, ui: Ui) -> Result<Summary, RunError> {
             source: Source::Operator,
             action: Action::Terminate,
             key: None,
-            deadline: clock.now() + setup.settings.grace.max(Millis(1)),
+            deadline: clock.now() + setup.settings.operator_grace.max(Millis(1)),
         })
     };
     let mut summary = evacuator.feed(first);

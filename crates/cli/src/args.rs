@@ -104,7 +104,8 @@ pub(crate) struct WorkloadArgs {
     /// This machine's name in the store [default: the instance id, else the host's name].
     #[arg(long, value_name = "ID")]
     pub(crate) instance_id: Option<String>,
-    /// The time from SIGTERM or `lifeboat evacuate` to the end [default: 120s].
+    /// How long an evacuation may take that no notice of AWS set a time for
+    /// [default: 30s from SIGTERM, 120s from `lifeboat evacuate`].
     #[arg(long, value_name = "TIME")]
     pub(crate) grace: Option<Span>,
     #[command(flatten)]
@@ -259,6 +260,7 @@ impl WorkloadArgs {
         override_with(&mut config.work_dir, self.work_dir.as_ref());
         override_with(&mut config.instance_id, self.instance_id.as_ref());
         override_with(&mut config.evacuation.grace, self.grace.as_ref());
+        override_with(&mut config.evacuation.operator_grace, self.grace.as_ref());
         config
     }
 }

@@ -27,6 +27,7 @@ pub(crate) fn check(file: &Path, json: bool) -> anyhow::Result<u8> {
         "file": file.display().to_string(),
         "written": config,
         "grace_ms": settings.grace.0,
+        "operator_grace_ms": settings.operator_grace.0,
         "reserve_ms": settings.plan.reserve.0,
         "late_ms": settings.patience.late.0,
         "stale_ms": settings.patience.stale.0,
