@@ -53,7 +53,7 @@ pub enum RunError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The workload has no usable name.
-    #[error("{0}; give one with --name")]
+    #[error("the workload needs a usable name: give one with --name")]
     Name(#[from] ParseWorkloadNameError),
     /// Something that is needed is neither given nor can be derived.
     #[error("{0}")]
