@@ -284,6 +284,9 @@ impl Evacuator {
             task.abort();
         }
         tracing::warn!(%stage, "abandoned: its time is over");
+        if stage == Stage::Snapshot {
+            self.record.details[stage.index()] = hands::still_there(&self.site);
+        }
         if stage == Stage::Drain {
             let gone = self.kill_workload();
             self.record.details[stage.index()] =

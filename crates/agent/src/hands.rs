@@ -179,9 +179,12 @@ pub(crate) async fn snapshot(site: &Site, holding: &Holding, deadline: Deadline)
 
 /// No file is worth naming above another: none of what changed since the last recovery point is stored.
 fn nothing_stored(site: &Site, error: &dyn std::error::Error) -> Handed {
-    let detail =
-        format!("nothing of {} is stored, it is still there: {}", site.work_dir.display(), chain(error));
-    Handed::new(Report::Failed, detail)
+    Handed::new(Report::Failed, format!("{}: {}", still_there(site), chain(error)))
+}
+
+/// Where what is not stored is to be found.
+pub(crate) fn still_there(site: &Site) -> String {
+    format!("nothing new of {} is stored, it is still there", site.work_dir.display())
 }
 
 fn describe(saved: &Saved, generation: u64) -> Snapshot {
@@ -320,11 +323,18 @@ fn regular(file: std::fs::File) -> io::Result<std::fs::File> {
 /// FlushLogs: the last lines of the log files and of the agent itself.
 pub(crate) async fn flush_logs(site: &Site, holding: &Holding, deadline: Deadline) -> Handed {
     let mut text = String::new();
-    let mut unread = Vec::new();
+    let (mut notes, mut is_whole) = (Vec::new(), true);
     for path in &site.settings.log_files {
         match log_tail(&site.work_dir, path, site.settings.log_lines) {
             Ok(tail) => text.push_str(&format!("==> {} <==\n{tail}\n", path.display())),
-            Err(error) => unread.push(format!("{}: {error}", path.display())),
+            // One that was never written is no loss.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                notes.push(format!("there is no {}", path.display()));
+            }
+            Err(error) => {
+                is_whole = false;
+                notes.push(format!("{}: {error}", path.display()));
+            }
         }
     }
     text.push_str("==> lifeboat <==\n");
@@ -335,8 +345,8 @@ pub(crate) async fn flush_logs(site: &Site, holding: &Holding, deadline: Deadlin
     };
     match extra::put(&site.workload, &id, Extra::Logs, text.into(), &deadline).await {
         Ok(stored) => Handed {
-            report: if unread.is_empty() { Report::Done } else { Report::Partly },
-            detail: [vec![bytes_text(stored.size)], unread].concat().join("; "),
+            report: if is_whole { Report::Done } else { Report::Partly },
+            detail: [vec![bytes_text(stored.size)], notes].concat().join("; "),
             stored: Stored::Logs(stored),
         },
         Err(error) => Handed::failed(&error),
