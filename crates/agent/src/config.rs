@@ -228,8 +228,10 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        toml::from_str(&text)
-            .map_err(|error| ConfigError::Malformed { path: path.to_owned(), message: error.to_string() })
+        toml::from_str(&text).map_err(|error| ConfigError::Malformed {
+            path: path.to_owned(),
+            message: error.to_string().trim_end().to_owned(),
+        })
     }
 
     /// Checks every value and fills the defaults in.
@@ -407,8 +409,19 @@ impl std::str::FromStr for Span {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
+        struct Written;
+        impl de::Visitor<'_> for Written {
+            type Value = Span;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a duration in quotes with its unit, \"30s\" for example")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
+                text.parse().map_err(de::Error::custom)
+            }
+        }
+        deserializer.deserialize_str(Written)
     }
 }
 
@@ -458,6 +471,7 @@ mod tests {
             ("[evacuation.drain]\nminimum = \"9s\"\nmaximum = \"3s\"", "evacuation.drain"),
             ("[evacuation]\ngrace = \"5 parsecs\"", "duration"),
             ("[evacuation]\ngrace = \"-5s\"", "negative"),
+            ("[evacuation]\ngrace = 5", "with its unit"),
             ("[command]\nstop_signal = \"SIGKILL\"", "SIGKILL"),
         ] {
             let error = parse(text).expect_err(text);

@@ -198,6 +198,12 @@ impl Setup {
         Ok(Self { config, instance_id, settings, name, work_dir, store, state_dir, dirs, metadata })
     }
 
+    /// Whether an agent of this user has protected the workload on this machine before.
+    #[must_use]
+    pub fn has_run(&self) -> bool {
+        self.dirs.agent.join("lock").exists()
+    }
+
     /// Keeps the configuration beside the lock, best effort, so that `lifeboat evacuate --name NAME` from
     /// anywhere on this machine evacuates what this run protects.
     pub fn keep_config(&self) {

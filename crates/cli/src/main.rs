@@ -55,9 +55,9 @@ const BLOCKING_THREADS: usize = 16;
 
 async fn dispatch(cli: Cli, ring: lifeboat_agent::LogRing) -> anyhow::Result<u8> {
     let ui = lifeboat_agent::Ui { ring, progress: progress::maker(!cli.quiet && !cli.json) };
-    let json = cli.json;
+    let (json, is_quiet) = (cli.json, cli.quiet);
     match cli.command {
-        Command::Run(args) => commands::run::run(&args, ui, json).await,
+        Command::Run(args) => commands::run::run(&args, ui, commands::run::Say { json, is_quiet }).await,
         Command::Evacuate(args) => commands::run::evacuate(&args, ui, json).await,
         Command::Status(args) => commands::run::status(&args, json).await,
         Command::List(args) => commands::store::list(&args, json).await,
