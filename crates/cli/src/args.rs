@@ -189,10 +189,10 @@ pub(crate) struct DemoArgs {
     /// Index the text files in this directory instead of those found on the machine.
     #[arg(long, value_name = "DIR")]
     pub(crate) input: Option<PathBuf>,
-    /// How many files.
-    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    /// How many files, at most.
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(3..=10_000))]
     pub(crate) files: u32,
-    /// How many worker threads.
+    /// How many worker threads; at most a third of the files, so that there is a middle to be interrupted in.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) workers: u32,
     /// Switch restoring off: the demo must then fail.
