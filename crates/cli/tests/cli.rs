@@ -79,7 +79,7 @@ fn a_right_configuration_is_printed_with_what_is_in_force() {
     let json = machine.lifeboat(&["config", "check", path(&file), "--json"]).output().expect("started");
     let value: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
     assert_eq!(value["keep"], 7);
-    assert_eq!(value["grace_ms"], 120_000);
+    assert_eq!(value["interval_ms"], 2_000);
     assert_eq!(value["budgets"]["drain"]["maximum_ms"], 3_000);
     assert_eq!(value["written"]["keep"], 7);
 }
