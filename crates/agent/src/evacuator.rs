@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use lifeboat_core::evacuation::reason::Reason;
 use lifeboat_core::evacuation::stage::{Plan, Report, STAGES, Stage};
 use lifeboat_core::evacuation::{Effect, Evacuation, Input, Progress, Turn};
 use lifeboat_core::notice::{Action, Interruption, Key};
@@ -198,11 +199,11 @@ impl Evacuator {
     /// One turn of the machine. Returns the summary when the evacuation is over.
     pub(crate) fn feed(&mut self, input: Input) -> Option<Summary> {
         let now = self.clock.now();
-        if matches!(input, Input::Notice(_)) && !self.is_evacuating() {
+        let Turn { effects, wake_at, reason } = self.machine.step(now, input);
+        if matches!(reason, Reason::Began { .. }) {
             self.record.saved = crate::record::Saved::default();
             self.record.details = Default::default();
         }
-        let Turn { effects, wake_at, reason } = self.machine.step(now, input);
         self.wake_at = wake_at;
         tracing::info!(%reason, "evacuation");
         let mut summary = None;

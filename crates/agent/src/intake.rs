@@ -33,6 +33,8 @@ pub(crate) enum Event {
     Notice(Notice),
     /// The machine is expected to go at this notice's deadline; its work was evacuated before.
     Expect(Notice),
+    /// What was announced no longer is.
+    Withdrawn,
     /// The metadata service was asked and announces nothing new.
     Quiet,
     /// Somebody asks how the agent stands.
@@ -115,6 +117,7 @@ impl Intake {
                     Call::Nothing => Event::Quiet,
                     Call::Evacuate(notice) => Event::Notice(notice),
                     Call::Expect(notice) => Event::Expect(notice),
+                    Call::Withdrawn => Event::Withdrawn,
                 }
             }
             Some(request) = self.requests.recv() => match request {

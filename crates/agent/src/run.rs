@@ -83,6 +83,8 @@ enum Stop {
     Notice(Notice),
     /// The same, and its work was evacuated for this before.
     Expected(Notice),
+    /// It stays after all.
+    Withdrawn,
     /// Somebody asks for an evacuation.
     Evacuate(Option<oneshot::Sender<Summary>>),
 }
@@ -322,6 +324,7 @@ impl Run<'_> {
             }
             match stop {
                 Stop::Signal(code) => return Ok(Some(RunEnd::new(code, "stopped before the work began"))),
+                Stop::Withdrawn => return Ok(None),
                 Stop::Evacuate(_) => {} // dropped: the asker is told that nothing has begun
                 Stop::Notice(notice) | Stop::Expected(notice) => {
                     held_until = held_until.max(notice.deadline + self.site.settings.patience.stale);
@@ -347,7 +350,17 @@ impl Run<'_> {
             Stop::Signal(exit_code::EVACUATED) => Some((own(Source::Sigterm), Vec::new())),
             Stop::Evacuate(reply) => Some((own(Source::Operator), reply.take().into_iter().collect())),
             Stop::Notice(notice) => Some((*notice, Vec::new())),
-            Stop::Signal(_) | Stop::Expected(_) => None,
+            Stop::Signal(_) | Stop::Expected(_) | Stop::Withdrawn => None,
+        }
+    }
+
+    /// Waits for something that stops a run while it restores.
+    async fn next_call_to_stop(&mut self) -> Stop {
+        loop {
+            match self.next_stop(false).await {
+                Some(Stop::Withdrawn) | None => {}
+                Some(stop) => return stop,
+            }
         }
     }
 
@@ -362,6 +375,7 @@ impl Run<'_> {
                 Event::Interrupt => return Some(Stop::Signal(exit_code::SIGNAL_BASE + 2)),
                 Event::Notice(notice) => return Some(Stop::Notice(notice)),
                 Event::Expect(notice) => return Some(Stop::Expected(notice)),
+                Event::Withdrawn => return Some(Stop::Withdrawn),
                 Event::Quiet if quiet_counts && self.intake.seen().reachable.is_some() => return None,
                 Event::Quiet | Event::Child | Event::PassOn(_) => {}
                 Event::Status(reply) => {
@@ -422,10 +436,10 @@ impl Run<'_> {
             let site = Arc::clone(&self.site);
             let restored = tokio::select! {
                 restored = restore_into(&site, point, base.as_ref()) => restored,
-                stop = self.next_stop(false) => {
+                stop = self.next_call_to_stop() => {
                     // Nothing here is newer than what is stored.
                     give_up(&claim, "interrupted while the work was being restored").await;
-                    let code = match stop { Some(Stop::Signal(code)) => code, Some(Stop::Notice(_) | Stop::Expected(_) | Stop::Evacuate(_)) | None => exit_code::EVACUATED };
+                    let code = if let Stop::Signal(code) = stop { code } else { exit_code::EVACUATED };
                     return Ok(Err(RunEnd::new(code, "stopped while the work was being restored; it is given back")));
                 }
                 Ok(error) = &mut lost => return Err(error.into()),
@@ -479,7 +493,7 @@ impl Run<'_> {
                     Event::PassOn(signal) => pass_on(&evacuator, signal),
                     Event::Notice(notice) => input = Some(Input::Notice(notice)),
                     Event::Expect(notice) => input = Some(Input::Notice(notice)),
-                    Event::Quiet => {}
+                    Event::Withdrawn | Event::Quiet => {}
                     Event::Status(reply) => {
                         let phase = if evacuator.is_evacuating() { "evacuating" } else { "running" };
                         let id = claim.try_lock().map_or(0, |claim| claim.id().seq);
@@ -656,7 +670,7 @@ impl Run<'_> {
                         let _ = reply.send(self.status("evacuating", 0)); // the asker has gone
                         continue;
                     }
-                    Event::Child | Event::PassOn(_) | Event::Quiet => continue,
+                    Event::Child | Event::PassOn(_) | Event::Withdrawn | Event::Quiet => continue,
                 },
                 stage = evacuator.next() => stage,
                 error = loss(lost) => return Driven::Lost(error),
@@ -735,7 +749,7 @@ fn answer(waiting: &mut Vec<oneshot::Sender<Summary>>, summary: &Summary) {
 }
 
 /// Whether the last evacuation stored everything, and the workload did nothing after it.
-fn is_all_saved(progress: &Progress) -> bool {
+pub(crate) fn is_all_saved(progress: &Progress) -> bool {
     match progress {
         Progress::Idle { .. } | Progress::Evacuating { .. } => false,
         Progress::Finished { interruption, verdict, .. } => {

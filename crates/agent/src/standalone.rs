@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use lifeboat_core::evacuation::{Input, Progress};
 use lifeboat_core::notice::{Action, Notice, Source};
-use lifeboat_core::time::Millis;
+use lifeboat_core::time::{Millis, Timestamp};
 use lifeboat_snapshot::journal;
 use tokio::time::Instant;
 
-use crate::clock::LocalClock;
+use crate::clock::{LocalClock, wall_now};
 use crate::control::{AskError, ask};
 use crate::dirs::DirsError;
 use crate::hands::Site;
 use crate::record::RecordFile;
 use crate::resume::{loss, take_over};
-use crate::run::{Ui, instance_name};
+use crate::run::{Ui, instance_name, is_all_saved};
 use crate::setup::{RunError, Setup};
 use crate::summary::Summary;
 
@@ -26,14 +26,15 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Evacuates the workload of `setup` and waits for the result. Asked twice at once it runs once, and both
-/// callers get the one result; asked again within the grace period it gives the result there is.
+/// callers get the one result; asked again within the grace period it gives the result there is,
+/// unless something is missing from it.
 ///
 /// # Errors
 /// [`RunError`]; its exit code tells whether somebody else owns the work.
 pub async fn evacuate(setup: &Setup, ui: Ui) -> Result<Summary, RunError> {
     setup.dirs.create()?;
     let patience = setup.settings.operator_grace.to_duration() + ANSWER_MARGIN;
-    let begun = Instant::now();
+    let (begun, begun_wall) = (Instant::now(), wall_now());
     let lock = loop {
         match ask(&setup.dirs.socket, "POST", "/v1/evacuate", patience).await {
             Ok(answer) => {
@@ -53,19 +54,20 @@ pub async fn evacuate(setup: &Setup, ui: Ui) -> Result<Summary, RunError> {
             Err(error) => return Err(error.into()),
         }
     };
-    let summary = alone(setup, ui).await;
+    let summary = alone(setup, ui, begun_wall).await;
     drop(lock);
     summary
 }
 
-async fn alone(setup: &Setup, ui: Ui) -> Result<Summary, RunError> {
+async fn alone(setup: &Setup, ui: Ui, begun: Timestamp) -> Result<Summary, RunError> {
     let file = RecordFile::new(&setup.dirs.agent);
     let record = file.load();
     let clock = LocalClock::start();
     let instance = instance_name(setup).await;
     let site = Arc::new(setup.site(instance, ui.ring, ui.progress)?);
     if let Progress::Finished { at, .. } = &record.progress
-        && clock.now().since(*at) < setup.settings.operator_grace
+        && (*at >= begun
+            || (is_all_saved(&record.progress) && clock.now().since(*at) < setup.settings.operator_grace))
         && let Some(summary) = Summary::of(&record, &site)
     {
         tracing::info!("this interruption was evacuated a moment ago; that result stands");
