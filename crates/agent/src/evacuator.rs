@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::before::is_settled;
 use crate::clock::LocalClock;
 use crate::dirs::write_atomically;
 use crate::hands::{self, Handed, Site, Stored};
@@ -132,6 +133,14 @@ impl Evacuator {
     pub(crate) fn forget_evacuation(&mut self) {
         self.record.progress = Progress::Idle { handled: self.machine.handled() };
         self.record.workload = None;
+    }
+
+    /// The evacuation is over and no process is left. Unless something is still to be saved here, a restart
+    /// has nothing to look after.
+    pub(crate) fn settle(&mut self) {
+        if is_settled(&self.record.progress) {
+            self.record.workload = None;
+        }
     }
 
     /// Keeps the record as it stands.

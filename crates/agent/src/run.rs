@@ -9,10 +9,9 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use lifeboat_core::conclusion::{Conclusion, Ending, Exit, conclude, exit_code};
-use lifeboat_core::evacuation::stage::{Plan, Stage};
+use lifeboat_core::evacuation::stage::Plan;
 use lifeboat_core::evacuation::{Input, Progress, Verdict};
 use lifeboat_core::notice::{Action, Notice, Source};
-use lifeboat_core::time::Millis;
 use lifeboat_imds::identity::{Identity, identity};
 use lifeboat_imds::{Client, WallClock};
 use lifeboat_snapshot::claim::{Acquired, ClaimError};
@@ -25,6 +24,7 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::before::Stop;
 use crate::begin::{RestorePlan, acquire_patiently, environment, log_plan, restore_into, restore_plan};
 use crate::clock::{LocalClock, wall_now};
 use crate::control::{Server, Status};
@@ -35,13 +35,10 @@ use crate::intake::{Event, Intake};
 use crate::process::{Life, Mark, Workload};
 use crate::record::{Record, RecordFile};
 use crate::renewal::Renewal;
-use crate::resume::{loss, take_over};
+use crate::resume::loss;
 use crate::ring::LogRing;
 use crate::setup::{IDENTITY_WAIT, RunError, Setup};
 use crate::summary::Summary;
-
-/// How long to wait for the metadata service's first answer before work begins: two tries.
-const FIRST_ANSWER: Millis = Millis::from_secs(2);
 
 /// What a caller adds to the set-up.
 #[derive(Clone)]
@@ -70,27 +67,13 @@ pub struct RunEnd {
 }
 
 impl RunEnd {
-    fn new(code: u8, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), summary: None }
     }
 }
 
-/// What stops a run before its workload has started.
-enum Stop {
-    /// SIGTERM or SIGINT, with the exit code.
-    Signal(u8),
-    /// The machine is about to go.
-    Notice(Notice),
-    /// The same, and its work was evacuated for this before.
-    Expected(Notice),
-    /// It stays after all.
-    Withdrawn,
-    /// Somebody asks for an evacuation.
-    Evacuate(Option<oneshot::Sender<Summary>>),
-}
-
 /// How an evacuation without a running workload ended.
-enum Driven {
+pub(crate) enum Driven {
     /// As it should.
     Over(Summary),
     /// By an interrupt.
@@ -144,15 +127,15 @@ pub(crate) async fn instance_name(setup: &Setup) -> String {
     identity.instance_id.unwrap_or_else(crate::setup::host_name)
 }
 
-struct Run<'a> {
-    setup: &'a Setup,
-    site: Arc<Site>,
-    intake: Intake,
-    clock: LocalClock,
-    file: RecordFile,
-    record: Record,
+pub(crate) struct Run<'a> {
+    pub(crate) setup: &'a Setup,
+    pub(crate) site: Arc<Site>,
+    pub(crate) intake: Intake,
+    pub(crate) clock: LocalClock,
+    pub(crate) file: RecordFile,
+    pub(crate) record: Record,
     /// A dead agent's workload worked here, and what it did since the last recovery point is nowhere else.
-    has_unsaved: bool,
+    pub(crate) has_unsaved: bool,
 }
 
 impl Run<'_> {
@@ -202,192 +185,7 @@ impl Run<'_> {
         Box::pin(self.protect(claim, evacuator)).await
     }
 
-    /// An agent that was killed in the middle of an evacuation left a record: the evacuation goes on within
-    /// its deadline. One that was killed otherwise left its workload running: it is stopped before another
-    /// one is started in the same directory.
-    async fn finish_what_a_dead_agent_left(&mut self) -> Result<Option<RunEnd>, RunError> {
-        if let Progress::Evacuating { interruption, .. } = &self.record.progress {
-            let over = interruption.deadline + self.site.settings.patience.stale;
-            if self.clock.now() < over {
-                tracing::warn!(
-                    "the agent before this one was killed in the middle of an evacuation; going on with it"
-                );
-                let message = "resumed the evacuation that a killed agent had begun";
-                if let Some(end) = self.take_over(Input::Resumed, message, Vec::new()).await? {
-                    return Ok(Some(end));
-                }
-            } else {
-                tracing::warn!(
-                    "the agent before this one was killed in the middle of an evacuation, and the machine outlived the interruption; going on with the work"
-                );
-            }
-        }
-        let Some(mark) = &self.record.workload else { return Ok(None) };
-        self.has_unsaved = !is_all_saved(&self.record.progress);
-        let left = mark.processes().len();
-        if left > 0 {
-            tracing::warn!(
-                left,
-                "the agent before this one was killed and left its workload running; stopping it first"
-            );
-            let signal = self.site.settings.stop_signal.number();
-            let until = Instant::now() + self.site.settings.plan.budget(Stage::Drain).wanted.to_duration();
-            if !mark.stop(signal, until).await && !mark.kill() {
-                tracing::error!(
-                    "processes of the workload before cannot be killed; the directory may change under the new one"
-                );
-            }
-        }
-        Ok(None)
-    }
-
-    /// Evacuates in place of a dead agent. `None`: the run goes on; this machine was hibernated and its workload
-    /// did not end, or the work turned out to be somebody else's by now.
-    async fn take_over(
-        &mut self,
-        first: Input,
-        message: &str,
-        waiting: Vec<oneshot::Sender<Summary>>,
-    ) -> Result<Option<RunEnd>, RunError> {
-        let parts = (self.file.clone(), self.record.clone());
-        let mut taken = take_over(self.setup, &self.site, self.clock, parts)?;
-        let evacuator = &mut taken.evacuator;
-        if first != Input::Resumed {
-            // A hibernation that was outlived must not be taken for this one.
-            evacuator.feed(Input::Survived);
-        }
-        let driven = self.drive(evacuator, first, &mut taken.lost, waiting).await;
-        let goes_on = evacuator.workload_goes_on();
-        let end = match driven {
-            Driven::Over(_) if goes_on => None,
-            Driven::Over(summary) => {
-                evacuator.kill_workload();
-                evacuator.record.workload = None;
-                let (_, code) = conclude(Exit::Code(0), Ending::Evacuated(summary.verdict));
-                Some(RunEnd { code, message: message.to_owned(), summary: Some(summary) })
-            }
-            Driven::BrokenOff => {
-                evacuator.kill_workload();
-                let message = "ended by an interrupt; the files are where they were";
-                return Ok(Some(RunEnd::new(exit_code::SIGNAL_BASE + 2, message)));
-            }
-            Driven::Lost(error) => {
-                tracing::error!(
-                    error = chain(&error),
-                    "what a dead agent left here is not the newest any more"
-                );
-                evacuator.kill_workload();
-                evacuator.forget_evacuation();
-                let end = RunEnd::new(exit_code::NOT_OURS, chain(&error));
-                // An evacuation that is over for this machine does not keep it from waiting for its turn.
-                (first != Input::Resumed).then_some(end)
-            }
-        };
-        evacuator.keep_record();
-        self.record = evacuator.record.clone();
-        Ok(end)
-    }
-
-    /// Waits for the metadata service's first answer, and while it announces an interruption: work that was
-    /// begun now would only have to be evacuated.
-    async fn hold_while_the_machine_is_about_to_go(&mut self) -> Result<Option<RunEnd>, RunError> {
-        if !self.intake.is_watching() {
-            return Ok(None);
-        }
-        let first_answer = self.clock.instant(self.clock.now() + FIRST_ANSWER);
-        let stop = tokio::select! {
-            stop = self.next_stop(true) => stop,
-            () = tokio::time::sleep_until(first_answer) => None,
-        };
-        match stop {
-            Some(stop) => self.stopped(stop).await,
-            None => Ok(None), // asked, and nothing is announced
-        }
-    }
-
-    /// A stop before the workload has started. What a dead agent left unsaved is evacuated now. Otherwise a
-    /// notice holds the run until its machine is gone, or surely stays: `None`.
-    async fn stopped(&mut self, mut stop: Stop) -> Result<Option<RunEnd>, RunError> {
-        let mut held_until = self.clock.now();
-        // Ends with the last of the announced instants, or with a signal.
-        loop {
-            if self.has_unsaved
-                && let Some((notice, waiting)) = self.evacuation_for(&mut stop)
-            {
-                tracing::warn!("the agent before this one was killed; evacuating what its workload left");
-                let message = "evacuated what a killed agent had left";
-                let end = self.take_over(Input::Notice(notice), message, waiting).await?;
-                self.has_unsaved = false;
-                if end.is_some() {
-                    return Ok(end);
-                }
-            }
-            match stop {
-                Stop::Signal(code) => return Ok(Some(RunEnd::new(code, "stopped before the work began"))),
-                Stop::Withdrawn => return Ok(None),
-                Stop::Evacuate(_) => {} // dropped: the asker is told that nothing has begun
-                Stop::Notice(notice) | Stop::Expected(notice) => {
-                    held_until = held_until.max(notice.deadline + self.site.settings.patience.stale);
-                    let left = notice.deadline.since(self.clock.now());
-                    tracing::warn!(action = %notice.action, %left, "this machine is about to be interrupted: no work is begun on it");
-                }
-            }
-            let until = self.clock.instant(held_until);
-            stop = tokio::select! {
-                next = self.next_stop(false) => match next {
-                    Some(next) => next,
-                    None => return Ok(None),
-                },
-                () = tokio::time::sleep_until(until) => return Ok(None),
-            };
-        }
-    }
-
-    /// The evacuation that `stop` calls for, and who waits for its result.
-    fn evacuation_for(&self, stop: &mut Stop) -> Option<(Notice, Vec<oneshot::Sender<Summary>>)> {
-        let own = |source| self.own_notice(self.clock, source);
-        match stop {
-            Stop::Signal(exit_code::EVACUATED) => Some((own(Source::Sigterm), Vec::new())),
-            Stop::Evacuate(reply) => Some((own(Source::Operator), reply.take().into_iter().collect())),
-            Stop::Notice(notice) => Some((*notice, Vec::new())),
-            Stop::Signal(_) | Stop::Expected(_) | Stop::Withdrawn => None,
-        }
-    }
-
-    /// Waits for something that stops a run while it restores.
-    async fn next_call_to_stop(&mut self) -> Stop {
-        loop {
-            match self.next_stop(false).await {
-                Some(Stop::Withdrawn) | None => {}
-                Some(stop) => return stop,
-            }
-        }
-    }
-
-    /// Waits for something that stops a run before it has begun. `None`: the metadata service was asked and
-    /// announces nothing (only where `quiet_counts`).
-    async fn next_stop(&mut self, quiet_counts: bool) -> Option<Stop> {
-        let handled = handled(&self.record);
-        let clock = self.clock;
-        loop {
-            match self.intake.next(handled, || clock.now()).await {
-                Event::Terminate => return Some(Stop::Signal(exit_code::EVACUATED)),
-                Event::Interrupt => return Some(Stop::Signal(exit_code::SIGNAL_BASE + 2)),
-                Event::Notice(notice) => return Some(Stop::Notice(notice)),
-                Event::Expect(notice) => return Some(Stop::Expected(notice)),
-                Event::Withdrawn => return Some(Stop::Withdrawn),
-                Event::Quiet if quiet_counts && self.intake.seen().reachable.is_some() => return None,
-                Event::Quiet | Event::Child | Event::PassOn(_) => {}
-                Event::Status(reply) => {
-                    let _ = reply.send(self.status("starting", 0)); // the asker has gone
-                }
-                Event::Evacuate(reply) if self.has_unsaved => return Some(Stop::Evacuate(Some(reply))),
-                Event::Evacuate(reply) => drop(reply), // nothing has begun: the asker is told so
-            }
-        }
-    }
-
-    fn status(&self, phase: &str, claim: u64) -> Status {
+    pub(crate) fn status(&self, phase: &str, claim: u64) -> Status {
         Status {
             workload: self.site.workload.name().to_string(),
             instance: self.site.instance.clone(),
@@ -569,7 +367,7 @@ impl Run<'_> {
     }
 
     /// A notice whose deadline this machine's configuration gives: SIGTERM, or somebody's wish.
-    fn own_notice(&self, clock: LocalClock, source: Source) -> Notice {
+    pub(crate) fn own_notice(&self, clock: LocalClock, source: Source) -> Notice {
         let settings = &self.site.settings;
         let grace = match source {
             Source::Operator | Source::Failure => settings.operator_grace,
@@ -587,9 +385,10 @@ impl Run<'_> {
                 tokio::time::timeout(PATIENCE, async { claim.lock().await.renew().await }).await,
                 Ok(Err(ClaimError::Fenced { .. }))
             );
-        evacuator.record.workload = None;
         if is_lost {
             evacuator.forget_evacuation();
+        } else {
+            evacuator.settle();
         }
         evacuator.keep_record();
         let ending = if is_lost { Ending::LostClaim } else { Ending::Evacuated(summary.verdict) };
@@ -631,10 +430,8 @@ impl Run<'_> {
                     Driven::Over(summary) => Some(summary),
                     Driven::BrokenOff | Driven::Lost(_) => None,
                 };
-                if summary.is_some() {
-                    evacuator.record.workload = None;
-                    evacuator.keep_record();
-                }
+                evacuator.settle();
+                evacuator.keep_record();
                 Ok(RunEnd { code, message: format!("the workload failed with {exit}"), summary })
             }
             Conclusion::Leave => Ok(RunEnd::new(code, "left as it is")),
@@ -642,7 +439,7 @@ impl Run<'_> {
     }
 
     /// Runs an evacuation to its end, without a workload of this process. An interrupt breaks it off.
-    async fn drive(
+    pub(crate) async fn drive(
         &mut self,
         evacuator: &mut Evacuator,
         first: Input,
@@ -748,17 +545,7 @@ fn answer(waiting: &mut Vec<oneshot::Sender<Summary>>, summary: &Summary) {
     }
 }
 
-/// Whether the last evacuation stored everything, and the workload did nothing after it.
-pub(crate) fn is_all_saved(progress: &Progress) -> bool {
-    match progress {
-        Progress::Idle { .. } | Progress::Evacuating { .. } => false,
-        Progress::Finished { interruption, verdict, .. } => {
-            *verdict == Verdict::Complete && interruption.action != Action::Hibernate
-        }
-    }
-}
-
-fn handled(record: &Record) -> Option<lifeboat_core::notice::Key> {
+pub(crate) fn handled(record: &Record) -> Option<lifeboat_core::notice::Key> {
     match &record.progress {
         Progress::Idle { handled } => *handled,
         Progress::Evacuating { interruption, .. } | Progress::Finished { interruption, .. } => {

@@ -9,13 +9,14 @@ use lifeboat_core::time::{Millis, Timestamp};
 use lifeboat_snapshot::journal;
 use tokio::time::Instant;
 
+use crate::before::is_all_saved;
 use crate::clock::{LocalClock, wall_now};
 use crate::control::{AskError, ask};
 use crate::dirs::DirsError;
 use crate::hands::Site;
 use crate::record::RecordFile;
 use crate::resume::{loss, take_over};
-use crate::run::{Ui, instance_name, is_all_saved};
+use crate::run::{Ui, instance_name};
 use crate::setup::{RunError, Setup};
 use crate::summary::Summary;
 
@@ -112,7 +113,7 @@ async fn alone(setup: &Setup, ui: Ui, begun: Timestamp) -> Result<Summary, RunEr
     }
     if ended.is_err() || !evacuator.workload_goes_on() {
         evacuator.kill_workload();
-        evacuator.record.workload = None;
+        evacuator.settle();
     }
     evacuator.keep_record();
     Ok(ended?)

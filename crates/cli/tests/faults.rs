@@ -189,6 +189,38 @@ fn a_store_that_is_lost_in_the_middle_costs_the_evacuation_and_not_the_files() {
 }
 
 #[test]
+fn what_could_not_be_stored_is_tried_again_by_a_restarted_run_while_the_machine_lasts() {
+    let world = World::new();
+    let machine = world.spot_machine("one");
+    machine.write("file", "kept");
+    let mut run = running(&machine, &["--grace", "3s"]);
+    let away = break_store(&machine);
+    machine.imds.as_ref().expect("has one").control.notice(NoticePlan::now(Action::Terminate));
+    run.wait_for("stage started stage=drain");
+    run.signal(Signal::TERM); // less time
+    run.expect_code(86);
+    mend_store(&machine, &away);
+    let mut again = machine.run(&[], "touch ../started");
+    again.expect_code(85);
+    assert!(!machine.dir.join("started").exists());
+    world.machine("two").run(&[], "[ -e file ] && [ -e begun ]").expect_code(0);
+}
+
+#[test]
+fn work_that_is_finished_while_the_store_is_gone_is_marked_done_when_it_comes_back() {
+    let world = World::new();
+    let machine = world.machine("one");
+    let mut run = machine.run(&[], "touch begun; until [ -e ../go ]; do sleep 0.02; done");
+    begun(&machine);
+    let away = break_store(&machine);
+    fs::write(machine.dir.join("go"), "").expect("written");
+    run.wait_for("the store keeps failing; trying again");
+    mend_store(&machine, &away);
+    run.expect_code(0);
+    assert_eq!(machine.ask_json(&["list"])[0]["state"], "done");
+}
+
+#[test]
 fn a_store_that_comes_back_while_there_is_time_gets_everything() {
     let world = World::new();
     let machine = world.machine("one");
@@ -248,7 +280,7 @@ fn an_agent_that_is_restarted_while_the_store_is_gone_still_stops_the_workload_i
     again.expect_code(86);
     assert!(!is_alive(&pid));
     assert!(!machine.dir.join("started").exists());
-    assert!(again.log().contains("cannot claim the work again"), "{}", again.log());
+    assert!(again.log().contains("the store keeps failing"), "{}", again.log());
 }
 
 #[test]

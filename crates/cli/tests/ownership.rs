@@ -438,3 +438,21 @@ fn lifeboats_own_state_and_what_is_excluded_may_lie_in_the_work_directory() {
     assert_eq!(fs::read_to_string(second.dir.join("cache/own")).expect("kept"), "own");
     run(&first, "[ -e cache/x ] && exit 5").expect_code(5);
 }
+
+#[test]
+fn evacuate_on_a_machine_that_waits_for_its_end_tells_the_result_there_is() {
+    let world = World::new();
+    let machine = world.spot_machine("one");
+    let mut run = running(&machine, &[]);
+    machine.imds.as_ref().expect("has one").control.notice(NoticePlan::now(Action::Terminate));
+    run.expect_code(85);
+    let summary = machine.summary();
+    // A supervisor has restarted the run, and the remote command that repeats the notice arrives.
+    let mut again = machine.run(&[], "touch ../started");
+    again.wait_for("no work is begun on it");
+    let head_before = head(&machine);
+    assert_eq!(result(&evacuate(&machine)), summary);
+    assert_eq!(head(&machine), head_before);
+    again.signal(Signal::TERM);
+    again.expect_code(85);
+}
