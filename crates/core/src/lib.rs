@@ -4,6 +4,7 @@
 //! `no_std`, and what it needs to know is passed in. The agent, the simulator and the tests run the same code.
 //!
 //! * [`time`], [`backoff`], [`clock`]: instants, waits, the difference between two clocks.
+//! * [`failover`]: how a fleet moves between Spot and On-Demand.
 
 #![cfg_attr(not(test), no_std)]
 
@@ -11,4 +12,5 @@ extern crate alloc;
 
 pub mod backoff;
 pub mod clock;
+pub mod failover;
 pub mod time;

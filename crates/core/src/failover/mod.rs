@@ -1,0 +1,18 @@
+//! Failing over from Spot to On-Demand and back: every decision about a fleet.
+//!
+//! * [`view`], [`split`], [`reason`]: what a decision sees, what it answers, and why.
+//! * [`policy`]: `shortfall`, `switch`, and the peers that they are measured against.
+//! * [`phase`], [`window`], [`stability`], [`state`]: what is stored of a service and how a look moves it on.
+//! * [`zones`]: where Spot tasks go, for callers that may choose.
+//! * [`health`]: the score that dashboards show.
+
+pub mod health;
+pub mod phase;
+pub mod policy;
+pub mod reason;
+pub mod split;
+pub mod stability;
+pub mod state;
+pub mod view;
+pub mod window;
+pub mod zones;

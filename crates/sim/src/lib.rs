@@ -1,0 +1,17 @@
+//! A seeded world that runs Lifeboat's failover decisions on recorded Spot traces.
+//!
+//! Nothing here decides: policies, phases, windows and zone memory are those of `lifeboat-core`, the same code that
+//! runs in production. The same seed gives the same run, byte for byte, on every machine: random numbers are
+//! integers from the seed, and no order comes from a hash.
+//!
+//! * [`trace`]: what each zone would have given, from JSON or CSV.
+//! * [`zones`]: the world in which the caller chooses zones.
+//! * [`tally`], [`mod@bound`], [`record`]: what a run cost and held, what no plan can beat, what to show of it.
+
+pub mod bound;
+pub mod policies;
+pub mod record;
+pub mod rng;
+pub mod tally;
+pub mod trace;
+pub mod zones;
