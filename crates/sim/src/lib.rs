@@ -6,12 +6,16 @@
 //!
 //! * [`trace`]: what each zone would have given, from JSON or CSV.
 //! * [`zones`]: the world in which the caller chooses zones.
+//! * [`ecs`]: the world in which AWS chooses, and controllers fail as they do.
+//! * [`swarm`]: worlds drawn from seeds, with faults.
 //! * [`tally`], [`mod@bound`], [`record`]: what a run cost and held, what no plan can beat, what to show of it.
 
 pub mod bound;
+pub mod ecs;
 pub mod policies;
 pub mod record;
 pub mod rng;
+pub mod swarm;
 pub mod tally;
 pub mod trace;
 pub mod zones;

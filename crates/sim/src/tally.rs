@@ -51,6 +51,22 @@ impl Tally {
         }
     }
 
+    /// Adds the sums of another service that ran at the same time.
+    pub fn add(&mut self, other: &Self) {
+        self.span = self.span + other.span;
+        self.whole = self.whole + other.whole;
+        self.wanted_ms += other.wanted_ms;
+        self.ready_ms += other.ready_ms;
+        self.spot_ms += other.spot_ms;
+        self.on_demand_ms += other.on_demand_ms;
+        self.spot_priced += other.spot_priced;
+        self.outages.extend_from_slice(&other.outages);
+        self.interruptions += other.interruptions;
+        self.on_demand_launches += other.on_demand_launches;
+        self.requests += other.requests;
+        self.mode_changes += other.mode_changes;
+    }
+
     /// Ends the run: an outage that is still open ends with it.
     pub fn close(&mut self, at: Timestamp) {
         if let Some(began) = self.open_outage.take() {

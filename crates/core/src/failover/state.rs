@@ -63,6 +63,10 @@ pub struct Seen {
     pub cover: u32,
     /// See [`View::oldest_pending`].
     pub oldest_pending: Millis,
+    /// What both services are told to run at this moment, by whomever.
+    pub desired: Split,
+    /// Whether this is recent enough to stop tasks on. To start some, an old look is good enough.
+    pub is_fresh: bool,
 }
 
 /// What is stored of a service: everything that a controller which starts anew must know.
@@ -135,9 +139,10 @@ impl State {
         let before = (self.phase, self.split, self.target);
         self.target = seen.target;
         let mut changed = self.sample(rules, now, seen);
-        if seen.spot.ready >= self.split.spot && self.split.spot > 0 && seen.spot.ready >= seen.target {
-            // Only a policy that compares it needs the exact moment; it is not worth a commit of its own.
+        let is_steady = seen.spot.ready >= self.split.spot && seen.spot.ready >= seen.target;
+        if is_steady && self.steady_at.is_none_or(|steady| self.refused_at > Some(steady)) {
             self.steady_at = Some(now);
+            changed = true;
         }
         for _ in 0..MOVES_MAX {
             let wanted = rules.policy.wanted(&self.view(rules, now, seen));
@@ -263,28 +268,32 @@ impl State {
 
     /// Spot is lowered only once enough is ready without the tasks that ECS may stop.
     fn guarded_spot(&self, rules: &Rules, seen: &Seen, wanted: Split) -> u32 {
-        if wanted.spot >= self.split.spot {
+        let current = self.split.spot.max(seen.desired.spot);
+        if wanted.spot >= current {
             return wanted.spot;
+        }
+        if !seen.is_fresh {
+            return current;
         }
         let floor = (seen.target * rules.policy.floor_percent()).div_ceil(100);
         // ECS does not say which tasks it stops first: the ready ones may go before the starting ones.
-        let stopped = self.split.spot - wanted.spot;
+        let stopped = current - wanted.spot;
         let left = seen.spot.ready.saturating_sub(stopped) + seen.on_demand.ready;
         let may_lower = match self.phase {
             Phase::OnDemand | Phase::Spot => left >= floor,
             Phase::ShiftingToOnDemand | Phase::ShiftingToSpot | Phase::Degraded => left >= seen.target,
         };
-        if may_lower { wanted.spot } else { self.split.spot }
+        if may_lower { wanted.spot } else { current }
     }
 
     /// On-Demand is raised at once and lowered only as far as ready Spot tasks that nobody warned allow.
     fn guarded_on_demand(&self, rules: &Rules, now: Timestamp, seen: &Seen, wanted: Split) -> u32 {
-        let current = self.split.on_demand;
+        let current = self.split.on_demand.max(seen.desired.on_demand);
         if wanted.on_demand >= current {
             return wanted.on_demand;
         }
         let is_held = now.since(self.raised_at) < rules.hold && now >= self.raised_at;
-        if is_held {
+        if is_held || !seen.is_fresh {
             return current;
         }
         let needed = seen.target.saturating_sub(seen.spot.ready + seen.cover);

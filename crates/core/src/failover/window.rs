@@ -76,6 +76,11 @@ impl Window {
         counts
     }
 
+    /// What it remembers, oldest first, with the keys.
+    pub fn facts(&self) -> impl Iterator<Item = (Fact, u64)> {
+        self.entries.iter().map(|entry| (entry.fact, entry.key))
+    }
+
     /// When something last went wrong, as far as the window reaches.
     #[must_use]
     pub fn last_error(&self) -> Option<Timestamp> {

@@ -117,7 +117,7 @@ impl Fleet {
 
     /// What the policy may see of the fleet.
     pub(super) fn seen(&self, now: Timestamp, target: u32) -> Seen {
-        let mut seen = Seen { target, ..Seen::default() };
+        let mut seen = Seen { target, is_fresh: true, ..Seen::default() };
         let mut has_warned = false;
         for task in &self.tasks {
             let counts: &mut Counts = if task.zone.is_some() { &mut seen.spot } else { &mut seen.on_demand };

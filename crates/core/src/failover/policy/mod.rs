@@ -112,4 +112,14 @@ impl Policy {
             | Self::SpotHedge(_) => false,
         }
     }
+
+    /// Whether the Spot service is ever told another count than the target. Where it is not, an autoscaler may
+    /// own that count, and `shortfall` then keeps no spares.
+    #[must_use]
+    pub const fn moves_spot(&self) -> bool {
+        match self {
+            Self::Shortfall(_) | Self::PureSpot | Self::Fallback(_) => false,
+            Self::Switch(_) | Self::AllOnDemand | Self::FixedBase { .. } | Self::SpotHedge(_) => true,
+        }
+    }
 }
