@@ -88,6 +88,8 @@ pub struct State {
     pub reason: Reason,
     /// What happened to Spot lately.
     pub window: Window,
+    /// Facts that are not newer have had their effect: what tripped one shift must not trip the next.
+    pub counted_from: Timestamp,
     /// What the probes showed.
     pub samples: Samples,
     /// When a Spot launch was last refused.
@@ -109,6 +111,7 @@ impl State {
             raised_at: Timestamp(i64::MIN / 2),
             reason: Reason::Fixed,
             window: Window::default(),
+            counted_from: Timestamp(i64::MIN / 2),
             samples: Samples::default(),
             refused_at: None,
             steady_at: None,
@@ -126,7 +129,7 @@ impl State {
             cover: seen.cover,
             oldest_pending: seen.oldest_pending,
             phase: self.phase,
-            window: self.window.counts(now, rules.window),
+            window: self.window.counts(now, rules.window, self.counted_from),
             samples: self.samples.counts(now),
             refused_at: self.refused_at,
             steady_at: self.steady_at,
@@ -175,12 +178,10 @@ impl State {
 
     fn sample_due(&self, rules: &Rules, now: Timestamp) -> Option<Timestamp> {
         let is_probing = self.phase == Phase::OnDemand && rules.policy.probes() && self.split.spot > 0;
-        is_probing
-            .then(|| self.samples.last().unwrap_or(self.since).max(self.since) + rules.sample_every)
-            .map(|due| {
-                // A clock that was set back must not stop the samples.
-                due.min(now + rules.sample_every)
-            })
+        is_probing.then(|| self.samples.last().unwrap_or(self.since) + rules.sample_every).map(|due| {
+            // A clock that was set back must not stop the samples.
+            due.min(now + rules.sample_every)
+        })
     }
 
     fn sample(&mut self, rules: &Rules, now: Timestamp, seen: &Seen) -> bool {
@@ -234,11 +235,11 @@ impl State {
     }
 
     fn enter(&mut self, phase: Phase, now: Timestamp, reason: Reason) {
-        // What tripped the shift is spent, and old samples say nothing about the next return.
+        // Old samples say nothing about the next return.
         match phase {
             Phase::OnDemand | Phase::ShiftingToSpot => {
                 self.samples.clear();
-                self.window.clear();
+                self.counted_from = now;
             }
             Phase::Spot | Phase::ShiftingToOnDemand | Phase::Degraded => {}
         }
@@ -292,7 +293,8 @@ impl State {
         if wanted.on_demand >= current {
             return wanted.on_demand;
         }
-        let is_held = now.since(self.raised_at) < rules.hold && now >= self.raised_at;
+        // Another controller's clock may be ahead of ours, so that it was raised in our future.
+        let is_held = now.since(self.raised_at).max(self.raised_at.since(now)) < rules.hold;
         if is_held || !seen.is_fresh {
             return current;
         }

@@ -62,11 +62,11 @@ impl Window {
         self.entries.retain(|entry| now.since(entry.at) <= span);
     }
 
-    /// How often each fact happened within `span` before `now`.
+    /// How often each fact happened within `span` before `now`, and after `from`.
     #[must_use]
-    pub fn counts(&self, now: Timestamp, span: Millis) -> WindowCounts {
+    pub fn counts(&self, now: Timestamp, span: Millis, from: Timestamp) -> WindowCounts {
         let mut counts = WindowCounts::default();
-        for entry in self.entries.iter().filter(|entry| now.since(entry.at) <= span) {
+        for entry in self.entries.iter().filter(|entry| entry.at > from && now.since(entry.at) <= span) {
             match entry.fact {
                 Fact::Refused => counts.capacity_errors += 1,
                 Fact::Interrupted => counts.interruptions += 1,
@@ -90,11 +90,6 @@ impl Window {
         };
         self.entries.iter().filter(bad).map(|entry| entry.at).max()
     }
-
-    /// Starts anew: what tripped a shift must not trip the next one as well.
-    pub fn clear(&mut self) {
-        self.entries.clear();
-    }
 }
 
 #[cfg(test)]
@@ -116,15 +111,15 @@ mod tests {
         let mut window = Window::default();
         assert!(window.note(at(10), SPAN, interrupted(10, 7)));
         assert!(!window.note(at(11), SPAN, interrupted(10, 7)));
-        assert_eq!(window.counts(at(12), SPAN).interruptions, 1);
+        assert_eq!(window.counts(at(12), SPAN, at(-1)).interruptions, 1);
     }
 
     #[test]
     fn facts_leave_at_the_end_of_the_window_and_late_ones_never_enter() {
         let mut window = Window::default();
         assert!(window.note(at(0), SPAN, interrupted(0, 1)));
-        assert_eq!(window.counts(at(300), SPAN).errors(), 1);
-        assert_eq!(window.counts(at(301), SPAN).errors(), 0);
+        assert_eq!(window.counts(at(300), SPAN, at(-1)).errors(), 1);
+        assert_eq!(window.counts(at(301), SPAN, at(-1)).errors(), 0);
         assert!(!window.note(at(700), SPAN, interrupted(399, 2)));
     }
 

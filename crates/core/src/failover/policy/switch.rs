@@ -63,7 +63,10 @@ impl Switch {
                     bad: view.samples.bad,
                 }),
             },
-            Phase::ShiftingToSpot => trip.map_or_else(|| all_spot(Reason::Shifting), all_on_demand),
+            // On-Demand still runs everything: a slow start is no reason to turn back, the shift's time-out is.
+            Phase::ShiftingToSpot => {
+                self.errors(view).map_or_else(|| all_spot(Reason::Shifting), all_on_demand)
+            }
             Phase::Degraded if trip.is_none() && view.spot.ready >= view.target => {
                 all_spot(Reason::SpotComplete)
             }
@@ -73,6 +76,13 @@ impl Switch {
 
     /// Why everything should move to On-Demand, if it should.
     fn trip(&self, view: &View) -> Option<Reason> {
+        let is_late = view.oldest_pending > self.pending_max;
+        self.errors(view)
+            .or_else(|| is_late.then_some(Reason::PendingTooLong { pending: view.oldest_pending }))
+    }
+
+    /// Which count of errors reached its threshold, if one did.
+    fn errors(&self, view: &View) -> Option<Reason> {
         if view.window.capacity_errors >= self.capacity_errors {
             let count = view.window.capacity_errors;
             return Some(Reason::CapacityErrors { count, threshold: self.capacity_errors });
@@ -81,8 +91,7 @@ impl Switch {
             let count = view.window.interruptions;
             return Some(Reason::Interruptions { count, threshold: self.interruptions });
         }
-        (view.oldest_pending > self.pending_max)
-            .then_some(Reason::PendingTooLong { pending: view.oldest_pending })
+        None
     }
 
     /// Why everything may return to Spot, if it may. The last samples count, not those of the last minutes:
