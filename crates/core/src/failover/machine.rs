@@ -186,6 +186,7 @@ pub struct Machine {
     observe_since: Option<Timestamp>,
     observe_at: Timestamp,
     usable_from: Timestamp,
+    loaded_at: Timestamp,
     doomed: BTreeMap<u64, Timestamp>,
     inbox: Vec<(Receipt, Vec<Event>)>,
     attempts: u32,
@@ -206,6 +207,7 @@ impl Machine {
             observe_since: None,
             observe_at: Timestamp(i64::MIN),
             usable_from: Timestamp(i64::MIN),
+            loaded_at: Timestamp(i64::MIN),
             doomed: BTreeMap::new(),
             inbox: Vec::new(),
             attempts: 0,
@@ -270,6 +272,7 @@ impl Machine {
         self.state = state;
         // What was seen before belongs to a decision that somebody else may have replaced.
         self.usable_from = now;
+        self.loaded_at = now;
         self.observe_at = now;
         self.decide(now, effects);
     }
@@ -400,10 +403,11 @@ impl Machine {
         self.observed.as_ref().is_some_and(|observed| observed.at >= self.usable_from)
     }
 
-    /// What the last observation and later events show, where there is one. One that is too old to stop tasks on
-    /// still serves to start some: the worst that can follow is a minute of On-Demand too much.
+    /// What the last observation and later events show, where there is one since the state was loaded. One from
+    /// before our own last orders is too old to stop tasks on and still serves to start some: the worst that can
+    /// follow is a minute of On-Demand too much.
     fn seen(&self, now: Timestamp, state: &State) -> Option<Seen> {
-        let observed = self.observed.as_ref()?;
+        let observed = self.observed.as_ref().filter(|observed| observed.at >= self.loaded_at)?;
         let is_usable = self.is_usable();
         let target = match self.target {
             Target::Fixed(target) => target,
@@ -422,7 +426,12 @@ impl Machine {
     fn spot_is_theirs(&self, state: &State) -> bool {
         match self.target {
             Target::Fixed(_) => false,
-            Target::FollowSpot => state.phase == Phase::Spot || !self.rules.policy.moves_spot(),
+            Target::FollowSpot if !self.rules.policy.moves_spot() => true,
+            // Until we lower it, the count that we hold is still theirs to change.
+            Target::FollowSpot => match state.phase {
+                Phase::Spot | Phase::ShiftingToOnDemand | Phase::Degraded => state.split.spot >= state.target,
+                Phase::OnDemand | Phase::ShiftingToSpot => false,
+            },
         }
     }
 
