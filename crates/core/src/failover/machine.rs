@@ -328,16 +328,19 @@ impl Machine {
         let Waiting::Commit { next, .. } = waiting else { return };
         let before = self.state.replace(next).map(|state| state.split);
         self.attempts = 0;
-        if self.is_usable() {
-            self.reconcile(now, effects);
-        } else if let Some(before) = before {
+        let acknowledged = self.inbox.drain(..receipts).map(|(receipt, _)| Effect::Acknowledge(receipt));
+        let acknowledged: Vec<Effect> = acknowledged.collect();
+        // What was seen while the commit was under way was not part of it: nothing is stopped on the old decision
+        // before a new one has looked. What was raised is ordered in any case.
+        let mut next = Vec::new();
+        self.decide(now, &mut next);
+        let orders = next.iter().any(|effect| matches!(effect, Effect::Order(_)));
+        if let (false, Some(before)) = (orders, before) {
             self.raise(now, before, effects);
         }
-        effects.extend(self.inbox.drain(..receipts).map(|(receipt, _)| Effect::Acknowledge(receipt)));
+        effects.extend(acknowledged);
         effects.extend(alert.map(Effect::Alert));
-        if !self.inbox.is_empty() {
-            self.decide(now, effects);
-        }
+        effects.extend(next);
     }
 
     fn fenced(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {

@@ -153,9 +153,12 @@ impl World<'_> {
             (Policy::Switch(_), Capacity::Spot) => Switch::default().floor_percent,
             _ => 100,
         };
-        let floor = (account.target * percent).div_ceil(100);
         let (spot, on_demand) = account.serving;
         let since = order.seen_at.before(LAG);
+        // What the order was decided for: an autoscaler may have raised the target since.
+        let earlier = account.targets.iter().filter(|(until, _)| *until >= since).map(|(_, target)| *target);
+        let target = earlier.min().unwrap_or(account.target).min(account.target);
+        let floor = (target * percent).div_ceil(100);
         let lost = account.losses.iter().filter(|at| **at >= since).count();
         let left = spot + on_demand + u32::try_from(lost).unwrap_or(u32::MAX);
         if left < floor {
@@ -256,11 +259,19 @@ impl World<'_> {
 
     /// Every half minute.
     pub(super) fn watch(&mut self) {
+        let now = self.now;
+        let is_anybody_there = self.controllers.iter().any(|controller| controller.acts(now));
         for service in 0..self.config.services {
             self.check_settled(service);
-            self.check_phase(service);
+            if is_anybody_there {
+                self.check_phase(service);
+            } else {
+                // Time in which no controller could act is nobody's time-out.
+                self.checks.phases[service].1 = self.checks.phases[service].1 + WATCH;
+            }
             let old = self.now.before(Millis::from_secs(600));
             self.accounts[service].losses.retain(|at| *at >= old);
+            self.accounts[service].targets.retain(|(until, _)| *until >= old);
         }
         self.push(self.now + WATCH, Event::Watch);
     }

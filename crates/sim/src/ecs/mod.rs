@@ -88,8 +88,10 @@ struct Account {
     tally: Tally,
     /// Deaths of tasks that left less than the target, until it is reached again.
     open: Vec<Timestamp>,
-    /// When Spot or On-Demand capacity was last taken away by AWS.
+    /// When tasks were taken away by AWS, or by an order that landed late.
     losses: Vec<Timestamp>,
+    /// Lower targets that were in force until then.
+    targets: Vec<(Timestamp, u32)>,
     deliver_at: Option<Timestamp>,
 }
 
@@ -158,6 +160,7 @@ impl<'a> World<'a> {
             tally: Tally::default(),
             open: Vec::new(),
             losses: Vec::new(),
+            targets: Vec::new(),
             deliver_at: None,
         };
         Self {
@@ -429,6 +432,8 @@ impl<'a> World<'a> {
             let target = u32::try_from(self.nature.between(1, most.max(1))).unwrap_or(1);
             self.mark(6, service as u64, u64::from(target));
             self.settle(service);
+            let before = self.accounts[service].target;
+            self.accounts[service].targets.push((self.now, before));
             self.accounts[service].target = target;
             self.set_desired(service, Capacity::Spot, target);
         }
@@ -441,7 +446,10 @@ impl<'a> World<'a> {
         self.accounts[service].tally.requests += 1;
         let before = self.accounts[service].serving;
         let stopped = self.set_desired(service, order.capacity, order.count);
-        if stopped > 0 && !is_late {
+        if is_late {
+            let losses = (0..stopped).map(|_| self.now);
+            self.accounts[service].losses.extend(losses);
+        } else if stopped > 0 {
             self.check_floor(service, &order, before);
         }
     }

@@ -76,6 +76,11 @@ impl Controller {
         self.slots = (0..config.services).map(slot).collect();
     }
 
+    /// Neither crashed nor frozen.
+    pub(super) fn acts(&self, now: Timestamp) -> bool {
+        self.is_up && self.frozen_until <= now
+    }
+
     const fn clock(&self, now: Timestamp) -> Timestamp {
         Timestamp(now.0 + self.skew)
     }
@@ -190,7 +195,17 @@ impl World<'_> {
         let clock = self.controllers[controller].clock(self.now);
         let skew = self.controllers[controller].skew;
         let slot = &mut self.controllers[controller].slots[service];
+        let dbg = if self.config.record { format!("{input:?}") } else { String::new() };
         let turn = slot.machine.step(clock, input);
+        if self.config.record {
+            eprintln!(
+                "{} c{controller} s{service} {} -> {} wake {}",
+                self.now.0,
+                &dbg[..dbg.len().min(300)],
+                format!("{:?}", turn.effects).chars().take(300).collect::<String>(),
+                turn.wake_at.0
+            );
+        }
         slot.effects.extend(turn.effects);
         slot.token += 1;
         let token = slot.token;
