@@ -5,7 +5,7 @@ use lifeboat_core::failover::policy::{Policy, Shortfall, Switch};
 use lifeboat_core::failover::state::Rules;
 use lifeboat_core::time::{Millis, Timestamp};
 
-use crate::ecs::{Config, Faults, Outcome, StartTimes, run};
+use crate::ecs::{Config, Faults, Outcome, Planted, StartTimes, run};
 use crate::rng::Rng;
 use crate::trace::{Trace, Zone};
 
@@ -100,14 +100,17 @@ impl Swarm {
     }
 }
 
-/// Runs the seeds `from..from + count` on `threads` threads. The result does not depend on how many there are.
+/// Runs the seeds `from..from + count` on `threads` threads, each world with this mistake planted. The result does
+/// not depend on how many threads there are.
 #[must_use]
-pub fn run_many(from: u64, count: u64, threads: u64) -> Swarm {
+pub fn run_many(from: u64, count: u64, threads: u64, planted: Planted) -> Swarm {
     let threads = threads.max(1);
     let part = |thread: u64| {
         let mut swarm = Swarm::default();
         for seed in (from..from + count).filter(|seed| seed % threads == thread) {
-            let outcome = run_seed(seed);
+            let (trace, mut config) = draw(seed);
+            config.planted = planted;
+            let outcome = run(&trace, &config);
             swarm.worlds += 1;
             swarm.events += outcome.events;
             if let Some(first) = outcome.violations.first() {

@@ -305,7 +305,8 @@ impl State {
         if !rules.policy.releases_stepwise() {
             return current;
         }
-        // Those that start may be kept by ECS in place of those that are ready.
-        wanted.on_demand.max(needed + seen.on_demand.starting).min(current)
+        // ECS may keep those that start, or place those that are still missing, and stop ready ones instead.
+        let unready = current.saturating_sub(seen.on_demand.ready);
+        wanted.on_demand.max(needed + unready).min(current)
     }
 }

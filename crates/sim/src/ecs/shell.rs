@@ -195,17 +195,7 @@ impl World<'_> {
         let clock = self.controllers[controller].clock(self.now);
         let skew = self.controllers[controller].skew;
         let slot = &mut self.controllers[controller].slots[service];
-        let dbg = if self.config.record { format!("{input:?}") } else { String::new() };
         let turn = slot.machine.step(clock, input);
-        if self.config.record {
-            eprintln!(
-                "{} c{controller} s{service} {} -> {} wake {}",
-                self.now.0,
-                &dbg[..dbg.len().min(300)],
-                format!("{:?}", turn.effects).chars().take(300).collect::<String>(),
-                turn.wake_at.0
-            );
-        }
         slot.effects.extend(turn.effects);
         slot.token += 1;
         let token = slot.token;
@@ -316,7 +306,7 @@ impl World<'_> {
         let generation = state.generation;
         self.mark(10, service as u64, generation);
         self.check_commit(controller, service, &state, history);
-        let before = self.stored[service].state.as_ref().map_or(Split::default(), |state| state.split);
+        let before = self.stored[service].state.as_ref().map_or_else(Split::default, |state| state.split);
         if (before.on_demand > 0) != (state.split.on_demand > 0) {
             self.accounts[service].tally.mode_changes += 1;
         }
