@@ -8,13 +8,17 @@
 //! * [`zones`]: the world in which the caller chooses zones.
 //! * [`ecs`]: the world in which AWS chooses, and controllers fail as they do.
 //! * [`swarm`]: worlds drawn from seeds, with faults.
+//! * [`scenario`], [`simulate`], [`model`]: what `lifeboat simulate` runs.
 //! * [`tally`], [`mod@bound`], [`record`]: what a run cost and held, what no plan can beat, what to show of it.
 
 pub mod bound;
 pub mod ecs;
+pub mod model;
 pub mod policies;
 pub mod record;
 pub mod rng;
+pub mod scenario;
+pub mod simulate;
 pub mod swarm;
 pub mod tally;
 pub mod trace;

@@ -9,7 +9,7 @@ use thiserror::Error;
 const RETRY: Millis = Millis::from_secs(30);
 
 /// The names, as a person may type them.
-pub const NAMES: &str = "shortfall[:SPARES], shortfall-no-memory[:SPARES], switch, switch-as-published, \
+pub const NAMES: &str = "shortfall[:SPARES], shortfall-no-memory[:SPARES], switch, switch-without-probes, switch-as-source, \
     all-on-demand, pure-spot, fixed-base:TASKS, fargate-spot-fallback, spothedge[:SPARES], \
     spothedge-paper[:SPARES], spothedge-notices[:SPARES]";
 
@@ -58,7 +58,10 @@ pub fn parse(name: &str) -> Result<Named, UnknownPolicy> {
         "shortfall" => (shortfall, Placement::Memory(Memory::default())),
         "shortfall-no-memory" => (shortfall, spread),
         "switch" => (Policy::Switch(Switch::default()), spread),
-        "switch-as-published" => (Policy::Switch(Switch { probes: 0, ..Switch::default() }), spread),
+        "switch-without-probes" => (Policy::Switch(Switch { probes: 0, ..Switch::default() }), spread),
+        "switch-as-source" => {
+            (Policy::Switch(Switch { probes: 0, returns_blind: true, ..Switch::default() }), spread)
+        }
         "all-on-demand" => (Policy::AllOnDemand, spread),
         "pure-spot" => (Policy::PureSpot, spread),
         "fixed-base" => (Policy::FixedBase { base: number.ok_or_else(unknown)? }, spread),

@@ -100,6 +100,12 @@ pub struct Figures {
     pub on_demand_launches: u64,
     /// Spot tasks reclaimed.
     pub interruptions: u64,
+    /// From a reclaim until the target was ready again, in seconds: the middle one. ECS world only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gap_p50_s: Option<f64>,
+    /// The same, 99 of 100 are shorter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gap_p99_s: Option<f64>,
     /// The seed of the run.
     pub seed: u64,
 }
@@ -145,6 +151,8 @@ impl Tally {
             mode_changes: self.mode_changes,
             on_demand_launches: self.on_demand_launches,
             interruptions: self.interruptions,
+            gap_p50_s: None,
+            gap_p99_s: None,
             seed,
         }
     }

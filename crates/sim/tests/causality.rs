@@ -7,12 +7,13 @@ use lifeboat_sim::rng::Rng;
 use lifeboat_sim::trace::{Trace, Zone};
 use lifeboat_sim::{ecs, policies, zones};
 
-const POLICIES: [&str; 12] = [
+const POLICIES: [&str; 13] = [
     "shortfall",
     "shortfall:1",
     "shortfall-no-memory",
     "switch",
-    "switch-as-published",
+    "switch-without-probes",
+    "switch-as-source",
     "all-on-demand",
     "pure-spot",
     "fixed-base:2",
@@ -64,7 +65,7 @@ fn no_policy_sees_beyond_the_notice_in_the_zone_choosing_world() {
             compare(name, horizon, &one, &other);
             differ += usize::from(one != other);
         }
-        let never_moves = ["all-on-demand", "switch-as-published"];
+        let never_moves = ["all-on-demand", "switch-without-probes"];
         assert!(
             differ > 0 || never_moves.contains(&name),
             "{name}: the futures must differ to prove anything"

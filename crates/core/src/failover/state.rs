@@ -129,6 +129,7 @@ impl State {
             cover: seen.cover,
             oldest_pending: seen.oldest_pending,
             phase: self.phase,
+            phase_for: now.since(self.since),
             window: self.window.counts(now, rules.window, self.counted_from),
             samples: self.samples.counts(now),
             refused_at: self.refused_at,

@@ -79,6 +79,8 @@ pub struct View {
     pub oldest_pending: Millis,
     /// Where the failover machine is.
     pub phase: Phase,
+    /// How long it has been there.
+    pub phase_for: Millis,
     /// What happened to Spot lately.
     pub window: WindowCounts,
     /// Results of the probes.

@@ -33,6 +33,8 @@ pub struct Config {
     pub on_demand_quota: u32,
     /// Begin with everything on Spot, else On-Demand.
     pub starts_on_spot: bool,
+    /// Notices are not read: a warned task counts until it has stopped, as source B has it.
+    pub hides_notices: bool,
     /// What goes wrong.
     pub faults: Faults,
     /// Draws everything.
@@ -77,6 +79,7 @@ impl Config {
             stop_timeout: Millis::from_secs(120),
             on_demand_quota: u32::MAX,
             starts_on_spot: true,
+            hides_notices: false,
             faults: Faults::none(),
             seed,
             record: false,

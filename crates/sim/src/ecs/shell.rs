@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use lifeboat_core::failover::event::Event as Told;
+use lifeboat_core::failover::event::{Event as Told, Happening};
 use lifeboat_core::failover::history::Entry;
 use lifeboat_core::failover::machine::{Effect, Input, Machine, Order, Receipt};
 use lifeboat_core::failover::observation::Capacity;
@@ -282,7 +282,12 @@ impl World<'_> {
             old.at = at;
             return Input::Observed(old);
         }
-        let look = pair.look(at);
+        let mut look = pair.look(at);
+        if self.config.hides_notices {
+            for task in &mut look.spot.tasks {
+                task.is_warned = false;
+            }
+        }
         if self.config.faults.stale > 0 {
             pair.last_look = Some((self.now, look.clone()));
         }
@@ -383,6 +388,9 @@ impl World<'_> {
         let controller = up[self.rng.index(up.len())];
         if let Some((receipt, mut events)) = self.queues[service].receive(self.now) {
             self.plant_events(&mut events);
+            if self.config.hides_notices {
+                events.retain(|event| !matches!(event.what, Happening::Warned { .. }));
+            }
             let epoch = self.controllers[controller].epoch;
             let hand = Due::Hand { controller, service, epoch, receipt, events };
             let at = self.now + Millis(self.rng.between(5, 100));
