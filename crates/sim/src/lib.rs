@@ -12,10 +12,14 @@
 //! * [`tally`], [`mod@bound`], [`record`]: what a run cost and held, what no plan can beat, what to show of it.
 
 pub mod bound;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod ecs;
+pub mod html;
 pub mod model;
 pub mod policies;
 pub mod record;
+pub mod report;
 pub mod rng;
 pub mod scenario;
 pub mod simulate;
