@@ -198,6 +198,7 @@ fn ecs_table(trace: &Trace, target: u32) {
     ];
     for (case, stop_timeout, announced, start) in CASES {
         println!("ECS world, {case}: policy, cost, ready, capacity, worst outage s, gap P50 and P99 s");
+        let mut points: Vec<(&str, f64, f64)> = Vec::new();
         for name in NAMES {
             let named = policies::parse(name).expect("the names above are known");
             let mut total = Tally::default();
@@ -219,6 +220,7 @@ fn ecs_table(trace: &Trace, target: u32) {
                     .map_or(0.0, |last| gaps[(last * percent).div_ceil(100)].0 as f64 / 1000.0)
             };
             let row = total.figures(name, 1, RATIO, 1.0);
+            points.push((name, row.cost_vs_on_demand, row.ready_fraction));
             println!(
                 "{name:24} {:>7.2} {:>8.3} {:>8.4} {:>7.0} {:>6.1} {:>6.1}",
                 row.cost_vs_on_demand * 100.0,
@@ -229,5 +231,20 @@ fn ecs_table(trace: &Trace, target: u32) {
                 rank(99)
             );
         }
+        println!("shortfall is {} the frontier of SpotHedge and a fixed base", frontier(&points));
     }
+}
+
+/// Whether any of the published peers is at least as cheap and as available as shortfall, and better in one of them.
+fn frontier(points: &[(&str, f64, f64)]) -> String {
+    let Some((_, cost, ready)) = points.iter().find(|(name, _, _)| *name == "shortfall") else {
+        return "not measured against".to_owned();
+    };
+    let peers =
+        points.iter().filter(|(name, _, _)| name.starts_with("spothedge:") || name.starts_with("fixed-base"));
+    let better: Vec<&str> = peers
+        .filter(|(_, other, share)| other <= cost && share >= ready && (other < cost || share > ready))
+        .map(|(name, _, _)| *name)
+        .collect();
+    if better.is_empty() { "on or beyond".to_owned() } else { format!("behind {} on", better.join(", ")) }
 }

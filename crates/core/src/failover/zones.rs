@@ -37,7 +37,7 @@ pub enum Placement {
         /// How often missing tasks are asked for.
         retry: Millis,
     },
-    /// Zones that live, in order of their record; single canaries into dead ones.
+    /// Zones that live, in order of their record; canaries into dead ones.
     Memory(Memory),
 }
 
@@ -46,7 +46,8 @@ pub enum Placement {
 pub struct Memory {
     /// The first wait after a refusal by a dead zone.
     pub canary_first: Millis,
-    /// The longest wait; in between it doubles.
+    /// The longest wait; in between it doubles. Tuned on aws1 and bamboo: 60 s in place of 30 s saves a third of
+    /// the requests and costs 0.03 to 0.12 points.
     pub canary_longest: Millis,
     /// How long a zone that refuses while ours run there counts as full.
     pub full: Millis,
@@ -56,7 +57,7 @@ impl Default for Memory {
     fn default() -> Self {
         Self {
             canary_first: Millis::from_secs(30),
-            canary_longest: Millis::from_secs(60),
+            canary_longest: Millis::from_secs(30),
             full: Millis::from_secs(30),
         }
     }
@@ -72,6 +73,7 @@ struct Zone {
     refusals: u32,
     losses: Vec<Timestamp>,
     set_aside: bool,
+    is_full: bool,
 }
 
 /// All zones of a service, and what they did so far.
@@ -106,6 +108,7 @@ impl Zones {
             zone.set_aside = false;
         }
         if accepted == asked {
+            zone.is_full = false;
             return;
         }
         match placement {
@@ -138,6 +141,7 @@ impl Zones {
                     zone.refusals = 0;
                 }
                 zone.live_since = None;
+                zone.is_full = false;
             }
         }
     }
@@ -222,19 +226,23 @@ impl Zones {
         }
     }
 
+    /// Asks dead zones whether they live again, and full ones whether they have more.
     fn send_canaries(&self, now: Timestamp, left: &mut u32, wanted: &mut [u32]) {
         let is_due = |zone: &usize| {
             let zone = &self.zones[*zone];
-            zone.live_since.is_none() && zone.asked == 0 && zone.retry_at <= now
+            (zone.live_since.is_none() || zone.is_full) && zone.asked == 0 && zone.retry_at <= now
         };
         let mut dead: Vec<usize> = (0..self.zones.len()).filter(is_due).collect();
         dead.sort_by_key(|zone| self.zones[*zone].rank(now));
-        for zone in dead {
-            if *left == 0 {
-                return;
+        // Several at once, so that a zone that returns gives much in one round; never more than are missing.
+        while *left > 0 && !dead.is_empty() {
+            for zone in &dead {
+                if *left == 0 {
+                    return;
+                }
+                wanted[*zone] += 1;
+                *left -= 1;
             }
-            wanted[zone] += 1;
-            *left -= 1;
         }
     }
 
@@ -246,7 +254,7 @@ impl Zones {
 impl Zone {
     /// Lives, and did not say that it is full.
     fn is_open(&self, now: Timestamp) -> bool {
-        self.live_since.is_some() && self.retry_at <= now
+        self.live_since.is_some() && !self.is_full && self.retry_at <= now
     }
 
     /// Smaller is better: fewer losses within a day, then the longest-lived.
@@ -257,6 +265,7 @@ impl Zone {
 
     fn refuse(&mut self, now: Timestamp, memory: &Memory) {
         if self.alive > 0 && self.live_since.is_some() {
+            self.is_full = true;
             self.retry_at = now + memory.full;
             return;
         }

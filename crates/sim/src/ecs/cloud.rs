@@ -239,20 +239,26 @@ impl Cloud {
         (!from.is_empty()).then(|| from[self.rng.index(from.len())])
     }
 
-    /// Decides that one Spot task in `zone` is reclaimed.
-    pub(super) fn doom(&mut self, zone: usize) -> Option<(usize, u64)> {
+    /// Decides which Spot tasks in `zone` are reclaimed so that `capacity` are left.
+    pub(super) fn doom(&mut self, zone: usize, capacity: u32) -> Vec<(usize, u64)> {
+        let mut doomed = Vec::new();
+        if self.used[zone] <= capacity {
+            return doomed;
+        }
         let mut candidates = Vec::new();
         for (service, pair) in self.pairs.iter().enumerate() {
-            let tasks = pair.spot.tasks.iter().filter(|task| task.zone == Some(zone) && !task.is_doomed);
-            candidates.extend(tasks.map(|task| (service, task.key)));
+            let tasks = pair.spot.tasks.iter().enumerate();
+            let tasks = tasks.filter(|(_, task)| task.zone == Some(zone) && !task.is_doomed);
+            candidates.extend(tasks.map(|(index, _)| (service, index)));
         }
-        if candidates.is_empty() {
-            return None;
+        while self.used[zone] > capacity && !candidates.is_empty() {
+            let (service, index) = candidates.swap_remove(self.rng.index(candidates.len()));
+            let task = &mut self.pairs[service].spot.tasks[index];
+            task.is_doomed = true;
+            doomed.push((service, task.key));
+            self.used[zone] -= 1;
         }
-        let (service, key) = candidates[self.rng.index(candidates.len())];
-        self.pairs[service].spot.find(key)?.is_doomed = true;
-        self.used[zone] -= 1;
-        Some((service, key))
+        doomed
     }
 }
 

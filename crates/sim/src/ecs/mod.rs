@@ -283,8 +283,7 @@ impl<'a> World<'a> {
         let at = self.trace.starts(tick);
         for zone in 0..self.trace.zones.len() {
             let capacity = self.trace.zones[zone].capacity[tick];
-            while self.cloud.used[zone] > capacity {
-                let Some((service, key)) = self.cloud.doom(zone) else { break };
+            for (service, key) in self.cloud.doom(zone, capacity) {
                 let is_announced =
                     self.config.notice > Millis::ZERO && self.nature.chance(self.config.announced);
                 self.mark(2, service as u64, key);
