@@ -22,7 +22,7 @@ use serde_json::json;
 use crate::clock::rfc3339;
 use crate::config::Settings;
 use crate::dirs::write_atomically;
-use crate::holding::{Holding, NoClaim};
+use crate::holding::Holding;
 use crate::ring::LogRing;
 use crate::summary::Snapshot;
 
@@ -97,14 +97,8 @@ impl Handed {
         Self::new(Report::Failed, chain(error))
     }
 
-    fn unclaimed(why: NoClaim) -> Self {
-        Self::new(
-            Report::Failed,
-            match why {
-                NoClaim::GivenBack => "the work has been given back",
-                NoClaim::Lost => "the work belongs to somebody else",
-            },
-        )
+    fn given_back() -> Self {
+        Self::new(Report::Failed, "the work has been given back")
     }
 }
 
@@ -142,10 +136,7 @@ fn interruption_json(site: &Site, interruption: &Interruption) -> serde_json::Va
 
 /// Snapshot: save what the work directory holds, commit the manifest.
 pub(crate) async fn snapshot(site: &Site, holding: &Holding, deadline: Deadline) -> Handed {
-    let claim = match holding.claim().await {
-        Ok(claim) => claim,
-        Err(why) => return Handed::unclaimed(why),
-    };
+    let Some(claim) = holding.claim().await else { return Handed::given_back() };
     let id = claim.lock().await.id();
     let options = SaveOptions {
         exclude: site.settings.exclude.clone(),
@@ -258,10 +249,8 @@ pub(crate) async fn save_state(
     if let Err(error) = write_atomically(&site.agent_dir.join("saved_state.json"), &state) {
         tracing::warn!(%error, "cannot keep a local copy of the saved state");
     }
-    let id = match holding.claim().await {
-        Ok(claim) => claim.lock().await.id(),
-        Err(why) => return Handed::unclaimed(why),
-    };
+    let Some(claim) = holding.claim().await else { return Handed::given_back() };
+    let id = claim.lock().await.id();
     match extra::put(&site.workload, &id, Extra::State, state.into(), &deadline).await {
         Ok(stored) => Handed {
             report: Report::Done,
@@ -339,10 +328,8 @@ pub(crate) async fn flush_logs(site: &Site, holding: &Holding, deadline: Deadlin
     }
     text.push_str("==> lifeboat <==\n");
     text.push_str(&site.ring.text());
-    let id = match holding.claim().await {
-        Ok(claim) => claim.lock().await.id(),
-        Err(why) => return Handed::unclaimed(why),
-    };
+    let Some(claim) = holding.claim().await else { return Handed::given_back() };
+    let id = claim.lock().await.id();
     match extra::put(&site.workload, &id, Extra::Logs, text.into(), &deadline).await {
         Ok(stored) => Handed {
             report: if is_whole { Report::Done } else { Report::Partly },
@@ -377,12 +364,8 @@ pub(crate) async fn hand_back(
     (state, logs): (Option<StoredObject>, Option<StoredObject>),
     deadline: Deadline,
 ) -> Handed {
-    let claim = match holding.claim().await {
-        Ok(claim) => claim,
-        Err(NoClaim::GivenBack) => {
-            return Handed::new(Report::Done, "given back before the agent was restarted");
-        }
-        Err(NoClaim::Lost) => return Handed::unclaimed(NoClaim::Lost),
+    let Some(claim) = holding.claim().await else {
+        return Handed::new(Report::Done, "given back before the agent was restarted");
     };
     let sources: Vec<String> = interruption.sources.iter().map(ToString::to_string).collect();
     let release = Release {

@@ -38,29 +38,24 @@ enum State {
     Lost,
 }
 
-/// Why a stage has no claim to act under.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NoClaim {
-    /// The work was given back before the agent died: nothing is left to do under the claim.
-    GivenBack,
-    /// The work is somebody else's.
-    Lost,
-}
-
 impl Holding {
     /// A claim that is held.
     pub(crate) fn held(claim: SharedClaim) -> Self {
         Self(watch::channel(State::Held(claim)).1)
     }
 
-    /// Waits for the claim; the caller bounds the wait.
-    pub(crate) async fn claim(&self) -> Result<SharedClaim, NoClaim> {
+    /// Waits for the claim; the caller bounds the wait. `None`: the work was given back before the agent died. Never
+    /// returns where the work is somebody else's: whoever drives the stages is told and ends them.
+    pub(crate) async fn claim(&self) -> Option<SharedClaim> {
         let mut receiver = self.0.clone();
-        let settled = receiver.wait_for(|state| !matches!(state, State::Awaited)).await;
-        match settled.as_deref() {
-            Ok(State::Held(claim)) => Ok(Arc::clone(claim)),
-            Ok(State::GivenBack) => Err(NoClaim::GivenBack),
-            Ok(State::Lost | State::Awaited) | Err(_) => Err(NoClaim::Lost),
+        let settled = match receiver.wait_for(|state| !matches!(state, State::Awaited)).await {
+            Ok(state) => state.clone(),
+            Err(_) => State::Lost, // whoever asked for it has gone
+        };
+        match settled {
+            State::Held(claim) => Some(claim),
+            State::GivenBack => None,
+            State::Awaited | State::Lost => std::future::pending().await,
         }
     }
 }
