@@ -208,6 +208,9 @@ impl Evacuator {
     /// One turn of the machine. Returns the summary when the evacuation is over.
     pub(crate) fn feed(&mut self, input: Input) -> Option<Summary> {
         let now = self.clock.now();
+        if matches!((&input, self.machine.progress()), (Input::Survived, Progress::Idle { .. })) {
+            return None; // nothing was announced that could have been outlived
+        }
         let Turn { effects, wake_at, reason } = self.machine.step(now, input);
         if matches!(reason, Reason::Began { .. }) {
             self.record.saved = crate::record::Saved::default();

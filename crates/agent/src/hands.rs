@@ -369,7 +369,7 @@ pub(crate) async fn hand_back(
     };
     let sources: Vec<String> = interruption.sources.iter().map(ToString::to_string).collect();
     let release = Release {
-        reason: format!("{} announced by {}", interruption.action, sources.join(", ")),
+        reason: crate::summary::occasion(interruption),
         interruption: Some(journal::Interruption {
             action: interruption.action.to_string(),
             source: sources.join(", "),

@@ -1,7 +1,7 @@
 //! Progress of long operations: a bar on a terminal, plain lines every few seconds otherwise.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,9 @@ use lifeboat_snapshot::{NoProgress, Progress};
 /// Every bar of the process, so that log lines can step around them.
 static BARS: LazyLock<MultiProgress> =
     LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::term_like(Box::new(Terminal))));
+
+/// As wide as terminals were when they could not tell.
+const WIDTH_UNKNOWN: u16 = 80;
 
 /// A log does not want more than a line in this time.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -70,7 +73,11 @@ impl Terminal {
 
 impl TermLike for Terminal {
     fn width(&self) -> u16 {
-        rustix::termios::tcgetwinsize(rustix::stdio::stderr()).map_or(80, |size| size.ws_col.max(1))
+        // A terminal that does not know its size says 0.
+        match rustix::termios::tcgetwinsize(rustix::stdio::stderr()) {
+            Ok(size) if size.ws_col > 0 => size.ws_col,
+            Ok(_) | Err(_) => WIDTH_UNKNOWN,
+        }
     }
 
     fn move_cursor_up(&self, n: usize) -> io::Result<()> {
@@ -114,7 +121,11 @@ impl TermLike for Terminal {
 }
 
 #[derive(Debug)]
-struct Bar(ProgressBar);
+struct Bar {
+    bar: ProgressBar,
+    /// Only once it is known how much there is to do: nothing of nothing looks like all of it.
+    is_shown: AtomicBool,
+}
 
 impl Bar {
     fn new(name: &str) -> Self {
@@ -122,26 +133,31 @@ impl Bar {
             "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} eta {eta}",
         )
         .unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = BARS.add(ProgressBar::new(0).with_style(style));
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden()).with_style(style);
         bar.set_message(name.to_owned());
-        Self(bar)
+        Self { bar, is_shown: AtomicBool::new(false) }
     }
 }
 
 impl Progress for Bar {
     fn planned(&self, _files: u64, bytes: u64) {
-        self.0.set_length(bytes);
+        self.bar.set_length(bytes);
+        if !self.is_shown.swap(true, Ordering::Relaxed) {
+            drop(BARS.add(self.bar.clone()));
+        }
     }
 
     fn advanced(&self, _files: u64, bytes: u64) {
-        self.0.inc(bytes);
+        self.bar.inc(bytes);
     }
 }
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
-        BARS.remove(&self.0);
+        self.bar.finish_and_clear();
+        if self.is_shown.load(Ordering::Relaxed) {
+            BARS.remove(&self.bar);
+        }
     }
 }
 

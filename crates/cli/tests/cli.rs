@@ -3,6 +3,7 @@
 mod harness;
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -351,15 +352,29 @@ fn damaged_data_is_found_and_named_by_verify() {
 }
 
 #[test]
-fn a_damaged_manifest_is_found_and_its_files_are_not_restored() {
+fn a_damaged_manifest_is_found_by_verify() {
     let world = World::new();
     let machine = with_evacuated_work(&world);
     damage(&machine, "/manifests/");
     expect(&machine.ask(&["verify", "w"]), 88, &["is damaged"]);
+}
+
+#[test]
+fn a_damaged_manifest_is_not_restored() {
+    let world = World::new();
+    let machine = with_evacuated_work(&world);
+    damage(&machine, "/manifests/");
     let target = world.path().join("target");
     expect(&machine.ask(&["restore", "w", "--to", path(&target), "--no-claim"]), 88, &["is damaged"]);
     assert!(files(world.path(), "target").is_empty());
-    expect(&machine.ask(&["list"]), 0, &["w "]);
+}
+
+#[test]
+fn a_damaged_manifest_does_not_hide_what_else_is_known() {
+    let world = World::new();
+    let machine = with_evacuated_work(&world);
+    damage(&machine, "/manifests/");
+    expect(&machine.ask(&["list"]), 0, &["w ", "evacuated"]);
     expect(&machine.ask(&["show", "w"]), 0, &["evacuated", "UNREADABLE", "final logs"]);
 }
 
@@ -405,6 +420,33 @@ fn the_log_is_plain_text_or_json_lines_where_there_is_no_terminal() {
     assert_eq!(last["code"], 1);
     assert_eq!(last["summary"]["verdict"], "complete");
     assert!(lines.iter().any(|line| line["level"] == "WARN"));
+}
+
+#[test]
+fn on_a_terminal_a_bar_shows_the_progress_and_is_cleared_at_the_end() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let world = World::new();
+    let machine = with_evacuated_work(&world);
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo terminal");
+    grantpt(&ours).expect("granted");
+    unlockpt(&ours).expect("unlocked");
+    let name = ptsname(&ours, Vec::new()).expect("named");
+    let theirs = fs::OpenOptions::new().read(true).write(true).open(name.to_str().expect("UTF-8"));
+    let store = path(&machine.store).to_owned();
+    let status = machine
+        .lifeboat(&["verify", "w", "--store", &store])
+        .stdout(Stdio::null())
+        .stderr(theirs.expect("opened"))
+        .status()
+        .expect("started");
+    assert_eq!(status.code(), Some(0));
+    let mut shown = Vec::new();
+    // Linux answers EIO once nobody holds the other end any more.
+    let _ = fs::File::from(ours).read_to_end(&mut shown);
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(shown.contains("verifying") && shown.contains("39.0"), "{shown:?}");
+    assert!(!shown.contains("0 B/0 B"), "nothing is shown before there is something to do: {shown:?}");
+    assert!(shown.ends_with("\r\u{1b}[2K"), "{shown:?}");
 }
 
 #[test]

@@ -390,8 +390,8 @@ fn a_file_without_permission_is_named_and_the_rest_is_saved() {
     } else {
         command
     };
-    fs::set_permissions(machine.work().join("closed"), fs::Permissions::from_mode(0)).expect("set");
-    fs::set_permissions(machine.work().join("folder"), fs::Permissions::from_mode(0)).expect("set");
+    fs::set_permissions(machine.work().join("closed"), fs::Permissions::from_mode(0o000)).expect("set");
+    fs::set_permissions(machine.work().join("folder"), fs::Permissions::from_mode(0o000)).expect("set");
     let mut run = Running::start(&mut command);
     run.expect_code(3);
     let summary = machine.summary();

@@ -39,7 +39,9 @@ pub(crate) async fn run(args: &RunArgs, ui: Ui, say: Say) -> anyhow::Result<u8> 
         if let Some(summary) = &end.summary {
             output::note(summary.table().trim_end());
         }
-        output::note(&format!("lifeboat: {}; exit code {}", end.message, end.code));
+        let code = format!("exit code {}", end.code);
+        let code = if end.message.ends_with(&code) { String::new() } else { format!("; {code}") };
+        output::note(&format!("lifeboat: {}{code}", end.message));
     }
     Ok(end.code)
 }
