@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Prune(PruneArgs),
     /// Check this machine, and say what is wrong and how to mend it.
     Doctor(WorkloadArgs),
+    /// Compare failover policies on a recorded trace or a scenario file.
+    Simulate(Box<lifeboat_sim::cli::SimulateArgs>),
     /// Work with the configuration file.
     #[command(subcommand)]
     Config(ConfigCommand),

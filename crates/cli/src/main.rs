@@ -66,6 +66,13 @@ async fn dispatch(cli: Cli, ring: lifeboat_agent::LogRing) -> anyhow::Result<u8>
         Command::Verify(args) => commands::store::verify(&args, &ui, json).await,
         Command::Prune(args) => commands::store::prune(&args, json).await,
         Command::Doctor(args) => commands::doctor::doctor(&args, json).await,
+        Command::Simulate(args) => {
+            let args = lifeboat_sim::cli::SimulateArgs { json, ..*args };
+            let mut text = Vec::new();
+            lifeboat_sim::cli::run(&args, &mut text)?;
+            output::result(&String::from_utf8_lossy(&text))?;
+            Ok(0)
+        }
         Command::Config(ConfigCommand::Check { file }) => commands::config::check(&file, json),
         Command::Demo(args) => demo::demo(&args, json).await,
         Command::MockImds(args) => commands::mock::serve(*args).await,

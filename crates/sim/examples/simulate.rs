@@ -10,11 +10,16 @@ use lifeboat_sim::cli::{self, SimulateArgs};
 struct Command {
     #[command(flatten)]
     args: SimulateArgs,
+    /// Print the results as JSON.
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
 }
 
 #[expect(clippy::print_stderr, reason = "a command line's output")]
 fn main() -> ExitCode {
-    let Err(error) = cli::run(&Command::parse().args, &mut std::io::stdout()) else {
+    let command = Command::parse();
+    let args = SimulateArgs { json: command.json, ..command.args };
+    let Err(error) = cli::run(&args, &mut std::io::stdout()) else {
         return ExitCode::SUCCESS;
     };
     let mut text = error.to_string();

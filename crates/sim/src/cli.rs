@@ -59,8 +59,8 @@ pub struct SimulateArgs {
     /// How many seeds.
     #[arg(long)]
     pub seeds: Option<u64>,
-    /// Print the results as JSON.
-    #[arg(long, conflicts_with = "csv")]
+    /// Print the results as JSON; the flag is the whole program's.
+    #[arg(skip)]
     pub json: bool,
     /// Print the results as CSV.
     #[arg(long)]
