@@ -171,7 +171,6 @@ impl Run<'_> {
                 return Err(error.into());
             }
         };
-        tracing::info!(workload = %self.site.workload.name(), run_id, "workload started");
         record.workload = Some(workload.mark().clone());
         let evacuator = Evacuator::new(
             Arc::clone(&self.site),
@@ -182,6 +181,7 @@ impl Run<'_> {
             self.site.settings.plan,
         );
         evacuator.keep_record();
+        tracing::info!(workload = %self.site.workload.name(), run_id, "workload started");
         Box::pin(self.protect(claim, evacuator)).await
     }
 

@@ -444,6 +444,9 @@ fn survivor_is_stopped_first(start: &str) {
     machine.write("script", script);
     let mut run = machine.run(&[], start);
     let survivor = written(&machine, "pid");
+    written(&machine, "story");
+    // Said once the process is noted: until then only its environment tells whose it is.
+    run.wait_for("workload started");
     run.kill_agent();
     assert!(is_alive(&survivor), "the workload outlives the agent");
     let mut run = machine.run(&[], "echo $LIFEBOAT_RESTORED >> story");
