@@ -1,6 +1,6 @@
 //! `cargo xtask`: what people and CI do with this repository. No part of the product.
 //!
-//! * [`ci`]: every check there is. [`bench`]: measurements, which are never part of CI.
+//! * [`ci`]: every check there is. [`mod@bench`]: measurements, which are never part of CI.
 //! * [`tree`]: where the repository and its tools are.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]

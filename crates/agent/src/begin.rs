@@ -25,20 +25,15 @@ pub(crate) enum RestorePlan {
     Restore { point: Box<RecoveryPoint> },
 }
 
-/// Files of one's own earlier claim are newer than what is stored, unless they never were whole or are gone.
+/// Files that descend from what is stored are newer than it, unless they never were whole or are gone.
 pub(crate) fn restore_plan(
-    how: &How,
-    was_ours: bool,
     resume: Option<RecoveryPoint>,
+    descends: bool,
     record: &Record,
     site: &Site,
 ) -> RestorePlan {
     let Some(point) = resume else { return RestorePlan::Keep };
-    let own_files_are_newest = match how {
-        How::Fresh | How::TookOver { .. } => false,
-        How::Released(_) if !was_ours => false,
-        How::Continued | How::Released(_) => !record.restoring && !was_cleaned_up(record) && !is_empty(site),
-    };
+    let own_files_are_newest = descends && !record.restoring && !was_cleaned_up(record) && !is_empty(site);
     if own_files_are_newest { RestorePlan::Keep } else { RestorePlan::Restore { point: Box::new(point) } }
 }
 
@@ -109,6 +104,8 @@ pub(crate) async fn restore_into(
     };
     let options = RestoreOptions {
         superseded,
+        exclude: site.settings.exclude.clone(),
+        exclude_paths: site.own_paths.clone(),
         progress: (site.progress)("restoring"),
         ..RestoreOptions::new(&site.work_dir)
     };

@@ -92,8 +92,10 @@ pub struct MetadataConfig {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvacuationConfig {
-    /// The time from SIGTERM, or from `lifeboat evacuate`, to the end.
+    /// The time from SIGTERM to SIGKILL, as the container platform grants it.
     pub grace: Option<Span>,
+    /// The time that `lifeboat evacuate` may take, and the saving of work that failed by itself.
+    pub operator_grace: Option<Span>,
     /// Kept free at the end; at most a tenth of the time.
     pub reserve: Option<Span>,
     /// The time given when the announced instant is over, unknown, or hibernation has begun.
@@ -139,8 +141,10 @@ pub struct Settings {
     pub plan: Plan,
     /// How sightings in the metadata are judged.
     pub patience: Patience,
-    /// The time from SIGTERM or `lifeboat evacuate` to the end.
+    /// The time from SIGTERM to the end.
     pub grace: Millis,
+    /// The time from `lifeboat evacuate`, or from a failure of the workload, to the end.
+    pub operator_grace: Millis,
     /// Sent to the workload at the notice.
     pub stop_signal: Signal,
     /// For processes that the workload left behind.
@@ -208,6 +212,11 @@ const INTERVAL_MIN: Millis = Millis(500);
 /// Above a minute, half of the two minutes of a notice could be lost.
 const INTERVAL_MAX: Millis = Millis::from_secs(60);
 
+/// What most platforms grant between SIGTERM and SIGKILL. Counting on more would lose work where nobody
+/// configured it. Source: the Kubernetes documentation, "Pod termination" (30 s); the ECS task definition's
+/// `stopTimeout` (30 s by default, at most 120 s).
+const GRACE: Millis = Millis::from_secs(30);
+
 /// A lease shorter than this would take work away from a machine that is only slow.
 const LEASE_MIN: Millis = Millis::from_secs(3);
 
@@ -219,8 +228,10 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        toml::from_str(&text)
-            .map_err(|error| ConfigError::Malformed { path: path.to_owned(), message: error.to_string() })
+        toml::from_str(&text).map_err(|error| ConfigError::Malformed {
+            path: path.to_owned(),
+            message: error.to_string().trim_end().to_owned(),
+        })
     }
 
     /// Checks every value and fills the defaults in.
@@ -238,9 +249,13 @@ impl Config {
         if lease < LEASE_MIN {
             return Err(senseless("lease", "must be at least 3s"));
         }
-        let grace = span(times.grace, Millis::from_secs(120));
+        let grace = span(times.grace, GRACE);
         if grace == Millis::ZERO {
             return Err(senseless("evacuation.grace", "must be more than nothing"));
+        }
+        let operator_grace = span(times.operator_grace, Millis::from_secs(120));
+        if operator_grace == Millis::ZERO {
+            return Err(senseless("evacuation.operator_grace", "must be more than nothing"));
         }
         let keep = self.keep.unwrap_or(3);
         if keep == 0 {
@@ -267,6 +282,7 @@ impl Config {
                 stale: span(times.stale, Millis::from_secs(60)),
             },
             grace,
+            operator_grace,
             stop_signal: self.command.stop_signal.unwrap_or_default(),
             linger: span(self.command.linger, Millis::from_secs(2)),
             metadata_enabled: self.metadata.enabled.unwrap_or(true),
@@ -352,16 +368,17 @@ impl Config {
 }
 
 /// The budgets that source A's steps and the two minutes suggest: what it gives each step is our maximum,
-/// except for the files, which get all that the others leave.
+/// except for the files, which get all that the others leave. The minima are small: with little time left,
+/// trying is better than not.
 const fn default_budget(stage: Stage) -> Budget {
     let (minimum, wanted, maximum) = match stage {
         Stage::Notify => (10, 1_000, 5_000),
-        Stage::Drain => (500, 20_000, 45_000),
-        Stage::Snapshot => (2_000, 60_000, 3_600_000),
-        Stage::SaveState => (500, 5_000, 10_000),
-        Stage::FlushLogs => (200, 3_000, 5_000),
-        Stage::HandBack => (500, 3_000, 10_000),
-        Stage::CleanUp => (500, 5_000, 10_000),
+        Stage::Drain => (200, 20_000, 45_000),
+        Stage::Snapshot => (200, 60_000, 3_600_000),
+        Stage::SaveState => (100, 5_000, 10_000),
+        Stage::FlushLogs => (50, 3_000, 5_000),
+        Stage::HandBack => (100, 3_000, 10_000),
+        Stage::CleanUp => (100, 5_000, 10_000),
     };
     Budget { minimum: Millis(minimum), wanted: Millis(wanted), maximum: Millis(maximum) }
 }
@@ -392,8 +409,19 @@ impl std::str::FromStr for Span {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
+        struct Written;
+        impl de::Visitor<'_> for Written {
+            type Value = Span;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a duration in quotes with its unit, \"30s\" for example")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
+                text.parse().map_err(de::Error::custom)
+            }
+        }
+        deserializer.deserialize_str(Written)
     }
 }
 
@@ -416,7 +444,7 @@ mod tests {
     fn an_empty_file_is_the_default() {
         let settings = parse("").expect("valid");
         assert_eq!(settings.interval, Millis(2_000));
-        assert_eq!(settings.grace, Millis(120_000));
+        assert_eq!(settings.grace, Millis(30_000));
         assert!(!settings.plan.clean_up, "nothing of the user's is deleted by default");
     }
 
@@ -443,6 +471,7 @@ mod tests {
             ("[evacuation.drain]\nminimum = \"9s\"\nmaximum = \"3s\"", "evacuation.drain"),
             ("[evacuation]\ngrace = \"5 parsecs\"", "duration"),
             ("[evacuation]\ngrace = \"-5s\"", "negative"),
+            ("[evacuation]\ngrace = 5", "with its unit"),
             ("[command]\nstop_signal = \"SIGKILL\"", "SIGKILL"),
         ] {
             let error = parse(text).expect_err(text);

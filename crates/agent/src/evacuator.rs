@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use lifeboat_core::evacuation::reason::Reason;
 use lifeboat_core::evacuation::stage::{Plan, Report, STAGES, Stage};
 use lifeboat_core::evacuation::{Effect, Evacuation, Input, Progress, Turn};
 use lifeboat_core::notice::{Action, Interruption, Key};
@@ -13,9 +14,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::before::is_settled;
 use crate::clock::LocalClock;
 use crate::dirs::write_atomically;
-use crate::hands::{self, Handed, SharedClaim, Site, Stored};
+use crate::hands::{self, Handed, Site, Stored};
+use crate::holding::Holding;
 use crate::process::{Life, Mark, Workload};
 use crate::record::{Record, RecordFile};
 use crate::summary::Summary;
@@ -38,14 +41,13 @@ pub(crate) enum Target {
 #[derive(Debug)]
 pub(crate) struct Evacuator {
     site: Arc<Site>,
-    claim: SharedClaim,
+    holding: Holding,
     clock: LocalClock,
     machine: Evacuation,
     pub(crate) target: Target,
     pub(crate) record: Record,
     file: RecordFile,
     running: BTreeMap<Stage, Running>,
-    details: [String; STAGES],
     starts: u64,
     sender: mpsc::Sender<Ended>,
     reports: mpsc::Receiver<Ended>,
@@ -70,7 +72,7 @@ pub(crate) struct Ended {
 impl Evacuator {
     pub(crate) fn new(
         site: Arc<Site>,
-        claim: SharedClaim,
+        holding: Holding,
         clock: LocalClock,
         (file, record): (RecordFile, Record),
         target: Target,
@@ -80,13 +82,12 @@ impl Evacuator {
         Self {
             machine: Evacuation::from_record(plan, record.progress.clone()),
             site,
-            claim,
+            holding,
             clock,
             target,
             record,
             file,
             running: BTreeMap::new(),
-            details: Default::default(),
             starts: 0,
             sender,
             reports,
@@ -126,6 +127,20 @@ impl Evacuator {
 
     pub(crate) const fn site(&self) -> &Arc<Site> {
         &self.site
+    }
+
+    /// The work is somebody else's: a restart has nothing to go on with.
+    pub(crate) fn forget_evacuation(&mut self) {
+        self.record.progress = Progress::Idle { handled: self.machine.handled() };
+        self.record.workload = None;
+    }
+
+    /// The evacuation is over and no process is left. Unless something is still to be saved here, a restart
+    /// has nothing to look after.
+    pub(crate) fn settle(&mut self) {
+        if is_settled(&self.record.progress) {
+            self.record.workload = None;
+        }
     }
 
     /// Keeps the record as it stands.
@@ -168,7 +183,7 @@ impl Evacuator {
                 tracing::error!(stage = %ended.stage, ?report, detail, "stage ended")
             }
         }
-        self.details[ended.stage.index()] = detail;
+        self.record.details[ended.stage.index()] = detail;
         match stored {
             Stored::Nothing => {}
             Stored::Snapshot(snapshot, manifest) => {
@@ -193,11 +208,14 @@ impl Evacuator {
     /// One turn of the machine. Returns the summary when the evacuation is over.
     pub(crate) fn feed(&mut self, input: Input) -> Option<Summary> {
         let now = self.clock.now();
-        if matches!(input, Input::Notice(_)) && !self.is_evacuating() {
-            self.record.saved = crate::record::Saved::default();
-            self.details = Default::default();
+        if matches!((&input, self.machine.progress()), (Input::Survived, Progress::Idle { .. })) {
+            return None; // nothing was announced that could have been outlived
         }
         let Turn { effects, wake_at, reason } = self.machine.step(now, input);
+        if matches!(reason, Reason::Began { .. }) {
+            self.record.saved = crate::record::Saved::default();
+            self.record.details = Default::default();
+        }
         self.wake_at = wake_at;
         tracing::info!(%reason, "evacuation");
         let mut summary = None;
@@ -248,25 +266,26 @@ impl Evacuator {
         deadline: Deadline,
     ) -> Option<AbortHandle> {
         let stop_signal = self.site.settings.stop_signal.number();
-        let leftover = match (&self.target, stage) {
+        let leftover = match (&mut self.target, stage) {
             (Target::Own(workload), Stage::Drain) => {
-                workload.signal(stop_signal);
+                workload.ask_to_stop(stop_signal);
                 return None; // reported by `workload_gone`
             }
             (Target::Leftover(mark), Stage::Drain) => Some(mark.clone()),
             (Target::None | Target::Own(_) | Target::Leftover(_), _) => None,
         };
-        let (site, claim, sender) = (Arc::clone(&self.site), Arc::clone(&self.claim), self.sender.clone());
+        let (site, holding, sender) = (Arc::clone(&self.site), self.holding.clone(), self.sender.clone());
         let saved = (self.record.saved.state.clone(), self.record.saved.logs.clone());
+        let committed = self.record.saved.snapshot.as_ref().and_then(|_| self.record.base.clone());
         let task = tokio::spawn(async move {
             let handed = match stage {
                 Stage::Notify => hands::notify(&site, &interruption),
                 Stage::Drain => drain_leftover(leftover, stop_signal, &deadline).await,
-                Stage::Snapshot => Box::pin(hands::snapshot(&site, &claim, deadline)).await,
-                Stage::SaveState => hands::save_state(&site, &claim, &interruption, deadline).await,
-                Stage::FlushLogs => hands::flush_logs(&site, &claim, deadline).await,
-                Stage::HandBack => hands::hand_back(&claim, &interruption, saved, deadline).await,
-                Stage::CleanUp => hands::clean(&site, &claim).await,
+                Stage::Snapshot => Box::pin(hands::snapshot(&site, &holding, deadline)).await,
+                Stage::SaveState => hands::save_state(&site, &holding, &interruption, deadline).await,
+                Stage::FlushLogs => hands::flush_logs(&site, &holding, deadline).await,
+                Stage::HandBack => hands::hand_back(&holding, &interruption, saved, deadline).await,
+                Stage::CleanUp => hands::clean(&site, committed).await,
             };
             let _ = sender.send(Ended { stage, start, handed }).await; // the driver is gone: nobody to tell
         });
@@ -278,9 +297,12 @@ impl Evacuator {
             task.abort();
         }
         tracing::warn!(%stage, "abandoned: its time is over");
+        if stage == Stage::Snapshot {
+            self.record.details[stage.index()] = hands::still_there(&self.site);
+        }
         if stage == Stage::Drain {
             let gone = self.kill_workload();
-            self.details[stage.index()] =
+            self.record.details[stage.index()] =
                 if gone { "killed".into() } else { "killed, but does not end".into() };
         }
     }
@@ -295,12 +317,8 @@ impl Evacuator {
     }
 
     pub(crate) fn summary(&self) -> Option<Summary> {
-        let Progress::Finished { interruption, stages, at, verdict } = self.machine.progress() else {
-            return None;
-        };
-        let names = (self.site.workload.name().to_string(), self.site.instance.clone());
-        let snapshot = self.record.saved.snapshot.clone();
-        Some(Summary::new(names, interruption, stages, (*at, *verdict), &self.details, snapshot))
+        // The record holds what the machine says: it is replaced in the turn that finishes.
+        Summary::of(&self.record, &self.site)
     }
 
     fn keep_summary(&self, summary: &Summary) {

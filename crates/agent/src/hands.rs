@@ -15,19 +15,16 @@ use lifeboat_snapshot::extra::{self, Extra, StoredObject};
 use lifeboat_snapshot::journal::{self, Release};
 use lifeboat_snapshot::manifest::LeftOut;
 use lifeboat_snapshot::save::{SaveOptions, Saved};
-use lifeboat_snapshot::{Claim, Deadline, ManifestRef, Workload, clean_up, read_manifest, save};
+use lifeboat_snapshot::{Deadline, ManifestRef, Workload, clean_up, read_manifest, save};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde_json::json;
-use tokio::sync::Mutex;
 
 use crate::clock::rfc3339;
 use crate::config::Settings;
 use crate::dirs::write_atomically;
+use crate::holding::Holding;
 use crate::ring::LogRing;
 use crate::summary::Snapshot;
-
-/// The claim, used by the stages and by the renewal.
-pub(crate) type SharedClaim = Arc<Mutex<Claim>>;
 
 /// Makes the progress display of one long operation, by its name.
 pub type MakeProgress = Arc<dyn Fn(&str) -> Arc<dyn lifeboat_snapshot::Progress> + Send + Sync>;
@@ -99,6 +96,10 @@ impl Handed {
     fn failed(error: &dyn std::error::Error) -> Self {
         Self::new(Report::Failed, chain(error))
     }
+
+    fn given_back() -> Self {
+        Self::new(Report::Failed, "the work has been given back")
+    }
 }
 
 /// The error with all its causes, on one line.
@@ -134,7 +135,8 @@ fn interruption_json(site: &Site, interruption: &Interruption) -> serde_json::Va
 }
 
 /// Snapshot: save what the work directory holds, commit the manifest.
-pub(crate) async fn snapshot(site: &Site, claim: &SharedClaim, deadline: Deadline) -> Handed {
+pub(crate) async fn snapshot(site: &Site, holding: &Holding, deadline: Deadline) -> Handed {
+    let Some(claim) = holding.claim().await else { return Handed::given_back() };
     let id = claim.lock().await.id();
     let options = SaveOptions {
         exclude: site.settings.exclude.clone(),
@@ -146,7 +148,7 @@ pub(crate) async fn snapshot(site: &Site, claim: &SharedClaim, deadline: Deadlin
     };
     let saved = match save(&site.workload, &id, &options).await {
         Ok(saved) => saved,
-        Err(error) => return Handed::failed(&error),
+        Err(error) => return nothing_stored(site, &error),
     };
     let manifest = saved.manifest.clone();
     let committed = in_time(&deadline, || async { claim.lock().await.commit(manifest.clone()).await }).await;
@@ -162,8 +164,18 @@ pub(crate) async fn snapshot(site: &Site, claim: &SharedClaim, deadline: Deadlin
             );
             Handed { report, detail, stored: Stored::Snapshot(snapshot, manifest) }
         }
-        Err(error) => Handed::failed(&error),
+        Err(error) => nothing_stored(site, &error),
     }
+}
+
+/// No file is worth naming above another: none of what changed since the last recovery point is stored.
+fn nothing_stored(site: &Site, error: &dyn std::error::Error) -> Handed {
+    Handed::new(Report::Failed, format!("{}: {}", still_there(site), chain(error)))
+}
+
+/// Where what is not stored is to be found.
+pub(crate) fn still_there(site: &Site) -> String {
+    format!("nothing new of {} is stored, it is still there", site.work_dir.display())
 }
 
 fn describe(saved: &Saved, generation: u64) -> Snapshot {
@@ -221,7 +233,7 @@ where
 /// SaveState: the state file with the interruption added, into the store and beside the record.
 pub(crate) async fn save_state(
     site: &Site,
-    claim: &SharedClaim,
+    holding: &Holding,
     interruption: &Interruption,
     deadline: Deadline,
 ) -> Handed {
@@ -237,6 +249,7 @@ pub(crate) async fn save_state(
     if let Err(error) = write_atomically(&site.agent_dir.join("saved_state.json"), &state) {
         tracing::warn!(%error, "cannot keep a local copy of the saved state");
     }
+    let Some(claim) = holding.claim().await else { return Handed::given_back() };
     let id = claim.lock().await.id();
     match extra::put(&site.workload, &id, Extra::State, state.into(), &deadline).await {
         Ok(stored) => Handed {
@@ -297,22 +310,30 @@ fn regular(file: std::fs::File) -> io::Result<std::fs::File> {
 }
 
 /// FlushLogs: the last lines of the log files and of the agent itself.
-pub(crate) async fn flush_logs(site: &Site, claim: &SharedClaim, deadline: Deadline) -> Handed {
+pub(crate) async fn flush_logs(site: &Site, holding: &Holding, deadline: Deadline) -> Handed {
     let mut text = String::new();
-    let mut unread = Vec::new();
+    let (mut notes, mut is_whole) = (Vec::new(), true);
     for path in &site.settings.log_files {
         match log_tail(&site.work_dir, path, site.settings.log_lines) {
             Ok(tail) => text.push_str(&format!("==> {} <==\n{tail}\n", path.display())),
-            Err(error) => unread.push(format!("{}: {error}", path.display())),
+            // One that was never written is no loss.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                notes.push(format!("there is no {}", path.display()));
+            }
+            Err(error) => {
+                is_whole = false;
+                notes.push(format!("{}: {error}", path.display()));
+            }
         }
     }
     text.push_str("==> lifeboat <==\n");
     text.push_str(&site.ring.text());
+    let Some(claim) = holding.claim().await else { return Handed::given_back() };
     let id = claim.lock().await.id();
     match extra::put(&site.workload, &id, Extra::Logs, text.into(), &deadline).await {
         Ok(stored) => Handed {
-            report: if unread.is_empty() { Report::Done } else { Report::Partly },
-            detail: [vec![bytes_text(stored.size)], unread].concat().join("; "),
+            report: if is_whole { Report::Done } else { Report::Partly },
+            detail: [vec![bytes_text(stored.size)], notes].concat().join("; "),
             stored: Stored::Logs(stored),
         },
         Err(error) => Handed::failed(&error),
@@ -338,14 +359,17 @@ fn log_tail(work_dir: &Path, path: &Path, lines: usize) -> io::Result<String> {
 
 /// HandBack: give the claim up, so that the next machine goes on without waiting for the lease.
 pub(crate) async fn hand_back(
-    claim: &SharedClaim,
+    holding: &Holding,
     interruption: &Interruption,
     (state, logs): (Option<StoredObject>, Option<StoredObject>),
     deadline: Deadline,
 ) -> Handed {
+    let Some(claim) = holding.claim().await else {
+        return Handed::new(Report::Done, "given back before the agent was restarted");
+    };
     let sources: Vec<String> = interruption.sources.iter().map(ToString::to_string).collect();
     let release = Release {
-        reason: format!("{} announced by {}", interruption.action, sources.join(", ")),
+        reason: crate::summary::occasion(interruption),
         interruption: Some(journal::Interruption {
             action: interruption.action.to_string(),
             source: sources.join(", "),
@@ -362,11 +386,11 @@ pub(crate) async fn hand_back(
 }
 
 /// CleanUp: delete from the work directory what the committed manifest proves to be stored.
-pub(crate) async fn clean(site: &Site, claim: &SharedClaim) -> Handed {
-    let Some(point) = claim.lock().await.point().cloned() else {
+pub(crate) async fn clean(site: &Site, committed: Option<ManifestRef>) -> Handed {
+    let Some(committed) = committed else {
         return Handed::new(Report::Failed, "no manifest is committed");
     };
-    let manifest = match read_manifest(&site.workload, &point.manifest).await {
+    let manifest = match read_manifest(&site.workload, &committed).await {
         Ok(manifest) => manifest,
         Err(error) => return Handed::failed(&error),
     };

@@ -33,6 +33,8 @@ pub(crate) enum Event {
     Notice(Notice),
     /// The machine is expected to go at this notice's deadline; its work was evacuated before.
     Expect(Notice),
+    /// What was announced no longer is.
+    Withdrawn,
     /// The metadata service was asked and announces nothing new.
     Quiet,
     /// Somebody asks how the agent stands.
@@ -47,7 +49,9 @@ pub(crate) struct Intake {
     child: Signal,
     terminate: Signal,
     interrupt: Signal,
-    passed_on: [(OsSignal, Signal); 5],
+    /// `None`: it was ignored when lifeboat began, as under nohup, and stays ignored.
+    hangup: Option<Signal>,
+    passed_on: [(OsSignal, Signal); 4],
     sightings: Option<mpsc::Receiver<Sighting>>,
     requests: mpsc::Receiver<Request>,
     watch: Watch,
@@ -62,8 +66,8 @@ impl Intake {
             child: listen(SignalKind::child())?,
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            hangup: if ignores_hangup() { None } else { Some(listen(SignalKind::hangup())?) },
             passed_on: [
-                (OsSignal::HUP, listen(SignalKind::hangup())?),
                 (OsSignal::QUIT, listen(SignalKind::quit())?),
                 (OsSignal::USR1, listen(SignalKind::user_defined1())?),
                 (OsSignal::USR2, listen(SignalKind::user_defined2())?),
@@ -102,7 +106,7 @@ impl Intake {
 
     /// Waits for the next event. `handled` is the last interruption that was evacuated.
     pub(crate) async fn next(&mut self, handled: Option<Key>, now: impl Fn() -> Timestamp) -> Event {
-        let [hup, quit, usr1, usr2, winch] = &mut self.passed_on;
+        let [quit, usr1, usr2, winch] = &mut self.passed_on;
         tokio::select! {
             biased;
             Some(()) = self.terminate.recv() => Event::Terminate,
@@ -113,13 +117,14 @@ impl Intake {
                     Call::Nothing => Event::Quiet,
                     Call::Evacuate(notice) => Event::Notice(notice),
                     Call::Expect(notice) => Event::Expect(notice),
+                    Call::Withdrawn => Event::Withdrawn,
                 }
             }
             Some(request) = self.requests.recv() => match request {
                 Request::Status(reply) => Event::Status(reply),
                 Request::Evacuate(reply) => Event::Evacuate(reply),
             },
-            Some(()) = hup.1.recv() => Event::PassOn(hup.0),
+            Some(()) = heard(&mut self.hangup) => Event::PassOn(OsSignal::HUP),
             Some(()) = quit.1.recv() => Event::PassOn(quit.0),
             Some(()) = usr1.1.recv() => Event::PassOn(usr1.0),
             Some(()) = usr2.1.recv() => Event::PassOn(usr2.0),
@@ -141,4 +146,23 @@ async fn receive(sightings: &mut Option<mpsc::Receiver<Sighting>>) -> Option<Sig
         Some(sightings) => sightings.recv().await,
         None => std::future::pending().await,
     }
+}
+
+async fn heard(signal: &mut Option<Signal>) -> Option<()> {
+    match signal {
+        Some(signal) => signal.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Catching a signal that the parent had ignored would un-ignore it for the workload too: `nohup lifeboat run`
+/// would end with the terminal.
+fn ignores_hangup() -> bool {
+    // Source: proc(5): `SigIgn` is a mask in hexadecimal, signal 1 its lowest bit.
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
+        status
+            .lines()
+            .find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok())
+            .is_some_and(|mask| mask & 1 == 1)
+    })
 }

@@ -3,15 +3,16 @@
 //! What is to be done is decided in `lifeboat-core`; this crate is its hands. Where to look:
 //!
 //! * [`config`], [`setup`]: from TOML and flags to what a run needs.
-//! * [`mod@run`]: the life of `lifeboat run`, step by step; `begin`: claim and restore; `resume`: after a crash
-//!   in mid-evacuation; [`standalone`]: `lifeboat evacuate`.
+//! * [`mod@run`]: the life of `lifeboat run`, step by step; `before`: what precedes the work; `begin`: what the
+//!   work directory needs; `resume`: taking over from a dead agent; [`standalone`]: `lifeboat evacuate`.
 //! * `intake`, [`watch`]: what reaches the agent; `evacuator`: the driver of core's machine; `hands`: one
 //!   function a stage.
-//! * [`process`]: the workload's processes; `renewal`: the claim's heartbeat.
+//! * [`process`]: the workload's processes; `holding`: the claim as the stages see it; `renewal`: its heartbeat.
 //! * [`dirs`], [`record`]: what is kept on this machine; [`control`]: the socket; [`summary`]: the result.
 //!
 //! The bytes move in `lifeboat-snapshot`; the metadata service is asked in `lifeboat-imds`.
 
+mod before;
 mod begin;
 pub mod clock;
 pub mod config;
@@ -19,6 +20,7 @@ pub mod control;
 pub mod dirs;
 mod evacuator;
 mod hands;
+mod holding;
 mod intake;
 pub mod process;
 pub mod record;

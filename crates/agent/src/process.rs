@@ -3,8 +3,9 @@
 //! Lifeboat declares itself the reaper of orphans (`PR_SET_CHILD_SUBREAPER`), so every descendant that
 //! loses its parent becomes its child, as for PID 1 in a container. Hence "no child left" means "no
 //! descendant left", whatever forked and changed its session. After a crash of the agent that knowledge is
-//! gone; then the run id in the environment finds what is left over.
+//! gone; then the run id in the environment, and the tree below the first process, find what is left over.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -27,12 +28,17 @@ const KILL_WAIT: Duration = Duration::from_secs(2);
 /// Between two looks at processes that are not our children, whose end nothing announces.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// Whoever sends one of these expects it to be obeyed.
+const ENDING: [OsSignal; 4] = [OsSignal::TERM, OsSignal::INT, OsSignal::QUIT, OsSignal::HUP];
+
 /// A workload that this process started.
 #[derive(Debug)]
 pub struct Workload {
     mark: Mark,
     leader: Pid,
     exit: Option<Exit>,
+    /// The signal by which it was asked to stop.
+    asked: Option<OsSignal>,
 }
 
 /// What is needed to recognise a workload after the agent that started it has died.
@@ -42,6 +48,10 @@ pub struct Mark {
     pub run_id: String,
     /// The process id of its leader, which is also its group's.
     pub leader: i32,
+    /// Tells the leader from a later process with the same id: the boot it was started in, and when, in clock
+    /// ticks since then. `None` where `/proc` could not tell.
+    #[serde(default)]
+    pub born: Option<(String, u64)>,
 }
 
 /// How the workload stands.
@@ -99,18 +109,16 @@ impl Workload {
             .stdin(stdin)
             .process_group(0)
             .spawn()
-            .map_err(|source| {
-                let command = program.to_string_lossy().into_owned();
-                match source.kind() {
-                    io::ErrorKind::NotFound => StartError::NotFound(command),
-                    _ => StartError::CannotExecute { command, source },
-                }
-            })?;
+            .map_err(|source| start_error(program, work_dir, source))?;
         let leader = i32::try_from(child.id()).expect("Linux process ids are below 2^22");
+        let leader_pid = Pid::from_raw(leader).expect("a child's process id is positive");
+        // Not reaped before `reap` is called, so that it is in the table even if it has ended.
+        let born = boot_id().zip(Entry::read(leader_pid).map(|entry| entry.started));
         Ok(Self {
-            mark: Mark { run_id: run_id.to_owned(), leader },
-            leader: Pid::from_raw(leader).expect("a child's process id is positive"),
+            mark: Mark { run_id: run_id.to_owned(), leader, born },
+            leader: leader_pid,
             exit: None,
+            asked: None,
         })
     }
 
@@ -127,6 +135,7 @@ impl Workload {
                 Ok(Some((pid, status))) => {
                     if pid == self.leader && self.exit.is_none() {
                         self.exit = exit_of(status);
+                        self.ask_those_left_behind();
                     }
                 }
                 Ok(None) => break,
@@ -138,12 +147,39 @@ impl Workload {
         self.exit.map_or(Life::Running, Life::Orphans)
     }
 
-    /// Sends `signal` to the process group; a stopped process is woken so that it can obey.
+    /// Sends `signal` to the process group; once the first process has ended, to whatever it left behind,
+    /// whose groups are its own. A stopped process is woken by a signal that normally ends it.
     pub fn signal(&self, signal: OsSignal) {
-        signal_group(self.leader, signal);
-        if signal != OsSignal::KILL {
-            signal_group(self.leader, OsSignal::CONT);
+        let send = |signal| {
+            if self.exit.is_none() {
+                signal_group(self.leader, signal);
+            } else {
+                signal_each(&descendants(), signal);
+            }
+        };
+        send(signal);
+        if self.asked == Some(signal) || ENDING.contains(&signal) {
+            send(OsSignal::CONT);
         }
+    }
+
+    /// Asks the workload to stop with `signal`. A stopped process is woken so that it can obey; what outlives
+    /// the first process outside of its group is asked when that has ended.
+    pub fn ask_to_stop(&mut self, signal: OsSignal) {
+        self.asked = Some(signal);
+        self.signal(signal);
+    }
+
+    /// The group was asked; those that had left it were not.
+    fn ask_those_left_behind(&self) {
+        let Some(signal) = self.asked else { return };
+        let others: Vec<Pid> = family(&[rustix::process::getpid()])
+            .into_iter()
+            .filter(|entry| entry.group != self.mark.leader)
+            .map(|entry| entry.pid)
+            .collect();
+        signal_each(&others, signal);
+        signal_each(&others, OsSignal::CONT);
     }
 
     /// Kills every descendant and reaps it. Returns whether all are gone; those in an uninterruptible wait
@@ -151,9 +187,11 @@ impl Workload {
     pub fn kill(&mut self) -> bool {
         let start = std::time::Instant::now();
         loop {
-            self.signal(OsSignal::KILL);
-            kill_each(&children_of_this_process());
-            kill_each(&self.mark.processes());
+            if self.exit.is_none() {
+                signal_group(self.leader, OsSignal::KILL);
+            }
+            signal_each(&descendants(), OsSignal::KILL);
+            signal_each(&self.mark.marked(), OsSignal::KILL);
             if let Life::Gone(_) = self.reap() {
                 return true;
             }
@@ -166,16 +204,39 @@ impl Workload {
 }
 
 impl Mark {
-    /// Every process on this machine whose environment has this run id, as far as this user may see it.
+    /// Every process of the workload on this machine, as far as this user may see it: those with the run id in
+    /// their environment, and, as that can be cleared, the first process with its group and all descendants.
     #[must_use]
     pub fn processes(&self) -> Vec<Pid> {
+        let mut found: BTreeSet<i32> =
+            self.marked().into_iter().map(|pid| pid.as_raw_nonzero().get()).collect();
+        if self.leader_lives() {
+            let roots: Vec<Pid> = process_table()
+                .iter()
+                .filter(|entry| entry.group == self.leader || entry.pid.as_raw_nonzero().get() == self.leader)
+                .map(|entry| entry.pid)
+                .collect();
+            found.extend(roots.iter().map(|pid| pid.as_raw_nonzero().get()));
+            found.extend(family(&roots).iter().map(|entry| entry.pid.as_raw_nonzero().get()));
+        }
+        found.remove(&rustix::process::getpid().as_raw_nonzero().get());
+        found.into_iter().filter_map(Pid::from_raw).filter(|pid| has_not_ended(*pid)).collect()
+    }
+
+    /// Whether the process with the leader's id is still the leader.
+    fn leader_lives(&self) -> bool {
+        let (Some((boot, started)), Some(pid)) = (&self.born, Pid::from_raw(self.leader)) else {
+            return false;
+        };
+        Entry::read(pid).is_some_and(|entry| entry.started == *started) && boot_id().as_ref() == Some(boot)
+    }
+
+    /// Every process whose environment has this run id.
+    fn marked(&self) -> Vec<Pid> {
         let wanted = format!("{RUN_ID_VARIABLE}={}", self.run_id).into_bytes();
         let own = rustix::process::getpid();
-        let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-        entries
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw))
-            .filter(|pid| *pid != own && !is_zombie(*pid))
+        process_ids()
+            .filter(|pid| *pid != own && has_not_ended(*pid))
             .filter(|pid| {
                 std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero()))
                     .is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|v| v == wanted))
@@ -217,7 +278,7 @@ impl Mark {
             if start.elapsed() > KILL_WAIT {
                 return false;
             }
-            kill_each(&left);
+            signal_each(&left, OsSignal::KILL);
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -246,26 +307,103 @@ fn signal_process(pid: Pid, signal: OsSignal) {
     }
 }
 
-fn kill_each(processes: &[Pid]) {
+fn signal_each(processes: &[Pid], signal: OsSignal) {
     for pid in processes {
-        signal_process(*pid, OsSignal::KILL);
+        signal_process(*pid, signal);
     }
 }
 
-/// Orphans included: they were given to this process as their reaper.
-fn children_of_this_process() -> Vec<Pid> {
-    let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
-    threads
+/// What a shell would say of a command that could not be started.
+fn start_error(program: &OsString, work_dir: &Path, source: io::Error) -> StartError {
+    let is_path = program.as_encoded_bytes().contains(&b'/');
+    let path = work_dir.join(program);
+    let command = program.to_string_lossy().into_owned();
+    match source.kind() {
+        // It is there, so it is its interpreter that is not: 126, as in a shell.
+        io::ErrorKind::NotFound if is_path && path.exists() => {
+            let source = io::Error::new(
+                io::ErrorKind::NotFound,
+                "the interpreter that its first line names does not exist",
+            );
+            StartError::CannotExecute { command, source }
+        }
+        io::ErrorKind::NotFound if is_path => StartError::NotFound(path.to_string_lossy().into_owned()),
+        io::ErrorKind::NotFound => StartError::NotFound(command),
+        _ => StartError::CannotExecute { command, source },
+    }
+}
+
+/// A process, as `/proc/PID/stat` describes it.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    pid: Pid,
+    parent: i32,
+    group: i32,
+    /// In clock ticks since the boot.
+    started: u64,
+    state: u8,
+}
+
+impl Entry {
+    fn read(pid: Pid) -> Option<Self> {
+        // Source: proc(5): /proc/PID/stat is `pid (name) state parent group …`, the start time its 22nd field;
+        // the name may contain anything, also `)` and bytes that are no UTF-8.
+        let stat = std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+        let stat = String::from_utf8_lossy(&stat);
+        let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+        Some(Self {
+            pid,
+            state: fields.first()?.bytes().next()?,
+            parent: fields.get(1)?.parse().ok()?,
+            group: fields.get(2)?.parse().ok()?,
+            started: fields.get(19)?.parse().ok()?,
+        })
+    }
+}
+
+fn process_ids() -> impl Iterator<Item = Pid> {
+    std::fs::read_dir("/proc")
+        .into_iter()
         .flatten()
-        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok())
-        .flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
-        .filter_map(|pid| pid.parse().ok().and_then(Pid::from_raw))
-        .collect()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw))
+}
+
+fn process_table() -> Vec<Entry> {
+    process_ids().filter_map(Entry::read).collect()
+}
+
+/// The descendants of this process: orphans are among them, given to it as their reaper.
+fn descendants() -> Vec<Pid> {
+    family(&[rustix::process::getpid()]).into_iter().map(|entry| entry.pid).collect()
+}
+
+/// All descendants of `roots`, without these. Read from the parents that the processes name, because the
+/// kernel's lists of children exist only where it was built with them.
+fn family(roots: &[Pid]) -> Vec<Entry> {
+    let mut parents: BTreeSet<i32> = roots.iter().map(|pid| pid.as_raw_nonzero().get()).collect();
+    let mut rest = process_table();
+    rest.retain(|entry| !parents.contains(&entry.pid.as_raw_nonzero().get()));
+    let mut found = Vec::new();
+    // Each round finds one generation; the last finds none.
+    loop {
+        let (children, others): (Vec<Entry>, Vec<Entry>) =
+            rest.into_iter().partition(|entry| parents.contains(&entry.parent));
+        if children.is_empty() {
+            return found;
+        }
+        parents.extend(children.iter().map(|entry| entry.pid.as_raw_nonzero().get()));
+        found.extend(children);
+        rest = others;
+    }
 }
 
 /// A zombie has ended; only its parent has not noticed yet.
-fn is_zombie(pid: Pid) -> bool {
-    // Source: proc(5): /proc/PID/stat is `pid (name) state …`; the name may contain anything, also `)`.
-    std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))
-        .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
+fn has_not_ended(pid: Pid) -> bool {
+    Entry::read(pid).is_some_and(|entry| !matches!(entry.state, b'Z' | b'X'))
+}
+
+/// Distinguishes one boot of the machine from every other.
+fn boot_id() -> Option<String> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use lifeboat_core::evacuation::Progress;
+use lifeboat_core::evacuation::stage::STAGES;
 use lifeboat_snapshot::ManifestRef;
 use lifeboat_snapshot::extra::StoredObject;
 use lifeboat_snapshot::id::Nonce;
@@ -38,6 +39,9 @@ pub struct Record {
     pub base: Option<ManifestRef>,
     /// What the stages of the evacuation have stored so far.
     pub saved: Saved,
+    /// What each stage said of itself, by its index.
+    #[serde(default)]
+    pub details: [String; STAGES],
 }
 
 /// What an evacuation has stored so far.
@@ -60,6 +64,7 @@ impl Default for Record {
             restoring: false,
             base: None,
             saved: Saved::default(),
+            details: Default::default(),
         }
     }
 }

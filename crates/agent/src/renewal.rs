@@ -5,7 +5,8 @@ use std::sync::Arc;
 use lifeboat_snapshot::claim::ClaimError;
 use tokio::sync::{Notify, oneshot};
 
-use crate::hands::{SharedClaim, chain};
+use crate::hands::chain;
+use crate::holding::SharedClaim;
 
 /// Renews a claim until it is dropped.
 #[derive(Debug)]

@@ -1,54 +1,72 @@
-//! Going on with an evacuation that a killed agent had begun.
+//! Evacuating what a dead agent left: going on with its evacuation, or beginning one for files that it never saved.
 
 use std::sync::Arc;
 
-use lifeboat_core::evacuation::stage::{Plan, Stage, StageState};
-use lifeboat_core::evacuation::{Input, Progress};
-use lifeboat_snapshot::acquire;
-use lifeboat_snapshot::claim::{Acquired, Wait};
-use tokio::sync::Mutex;
+use lifeboat_core::evacuation::Progress;
+use lifeboat_core::evacuation::stage::{Outcome, Plan, Stage, StageState};
+use lifeboat_snapshot::claim::ClaimError;
+use tokio::sync::oneshot;
 
 use crate::clock::LocalClock;
 use crate::evacuator::{Evacuator, Target};
-use crate::hands::{SharedClaim, Site};
+use crate::hands::Site;
+use crate::holding::{Left, Reclaim, reclaim};
 use crate::record::{Record, RecordFile};
-use crate::renewal::Renewal;
 use crate::setup::{RunError, Setup};
-use crate::summary::Summary;
 
-/// Goes on with an evacuation that a killed agent had begun.
-pub(crate) async fn resume(
+/// An evacuation that takes over from a dead agent, ready for its first input.
+#[derive(Debug)]
+pub(crate) struct TakenOver {
+    pub(crate) evacuator: Evacuator,
+    /// Gets the error when the work is, or becomes, somebody else's.
+    pub(crate) lost: Option<oneshot::Receiver<ClaimError>>,
+    _reclaim: Reclaim,
+}
+
+/// Takes over from the agent that left `record`. The store is asked in the background: whether it answers or
+/// not, the workload is stopped and the time is kept.
+///
+/// # Errors
+/// [`RunError::Dirs`] when this agent's identity cannot be had.
+pub(crate) fn take_over(
     setup: &Setup,
     site: &Arc<Site>,
     clock: LocalClock,
     (file, record): (RecordFile, Record),
-) -> Result<Summary, RunError> {
+) -> Result<TakenOver, RunError> {
     let claimant = setup.claimant(&site.instance)?;
-    let Acquired { claim, .. } = acquire(&site.workload, &claimant, Wait::No).await?;
-    let claim: SharedClaim = Arc::new(Mutex::new(claim));
-    let (_renewal, _lost) = Renewal::start(Arc::clone(&claim));
-    let target = match &record.workload {
-        Some(mark) => Target::Leftover(mark.clone()),
-        None => Target::None,
-    };
-    let drained = match &record.progress {
+    let (hand_back, drain) = match &record.progress {
         Progress::Evacuating { stages, .. } => {
-            matches!(stages[Stage::Drain.index()], StageState::Ended { .. })
+            (stages[Stage::HandBack.index()], stages[Stage::Drain.index()])
         }
-        Progress::Idle { .. } | Progress::Finished { .. } => false,
+        Progress::Idle { .. } | Progress::Finished { .. } => (StageState::Waiting, StageState::Waiting),
     };
+    let may_be_given_back = match hand_back {
+        StageState::Waiting => false,
+        StageState::Running { .. } => true,
+        StageState::Ended { outcome, .. } => outcome == Outcome::Done,
+    };
+    let generation = record.saved.snapshot.as_ref().map(|snapshot| snapshot.generation);
+    let left = Left { base: record.base.clone(), handed_back: generation.filter(|_| may_be_given_back) };
+    let (holding, reclaim, lost) = reclaim(&site.workload, claimant, left);
+    let target = record.workload.clone().map_or(Target::None, Target::Leftover);
     let plan = Plan { has_workload: record.workload.is_some(), ..site.settings.plan };
-    let mut evacuator = Evacuator::new(Arc::clone(site), claim, clock, (file, record), target, plan);
-    if drained && !evacuator.workload_goes_on() {
+    let mut evacuator = Evacuator::new(Arc::clone(site), holding, clock, (file, record), target, plan);
+    if matches!(drain, StageState::Ended { .. }) && !evacuator.workload_goes_on() {
         // The agent may have died between deciding to kill and doing it.
         evacuator.kill_workload();
     }
-    let mut summary = evacuator.feed(Input::Resumed);
-    while summary.is_none() {
-        let input = evacuator.next().await;
-        summary = evacuator.feed(input);
+    Ok(TakenOver { evacuator, lost: Some(lost), _reclaim: reclaim })
+}
+
+/// The error, once the work is somebody else's; never returns otherwise. Cancel-safe.
+pub(crate) async fn loss(lost: &mut Option<oneshot::Receiver<ClaimError>>) -> ClaimError {
+    if let Some(receiver) = lost {
+        let received = receiver.await;
+        *lost = None;
+        if let Ok(error) = received {
+            return error;
+        }
     }
-    evacuator.record.workload = None;
-    evacuator.keep_record();
-    Ok(summary.expect("the loop ends with one"))
+    std::future::pending().await
 }

@@ -9,10 +9,9 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use lifeboat_core::conclusion::{Conclusion, Ending, Exit, conclude, exit_code};
-use lifeboat_core::evacuation::stage::{Plan, Stage};
-use lifeboat_core::evacuation::{Input, Progress};
+use lifeboat_core::evacuation::stage::Plan;
+use lifeboat_core::evacuation::{Input, Progress, Verdict};
 use lifeboat_core::notice::{Action, Notice, Source};
-use lifeboat_core::time::Millis;
 use lifeboat_imds::identity::{Identity, identity};
 use lifeboat_imds::{Client, WallClock};
 use lifeboat_snapshot::claim::{Acquired, ClaimError};
@@ -25,22 +24,21 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::before::Stop;
 use crate::begin::{RestorePlan, acquire_patiently, environment, log_plan, restore_into, restore_plan};
 use crate::clock::{LocalClock, wall_now};
 use crate::control::{Server, Status};
 use crate::evacuator::{Evacuator, Target};
-use crate::hands::{MakeProgress, SharedClaim, Site, chain};
+use crate::hands::{MakeProgress, Site, chain};
+use crate::holding::{Holding, SharedClaim, descends};
 use crate::intake::{Event, Intake};
-use crate::process::{Life, Workload};
+use crate::process::{Life, Mark, Workload};
 use crate::record::{Record, RecordFile};
 use crate::renewal::Renewal;
-use crate::resume::resume;
+use crate::resume::loss;
 use crate::ring::LogRing;
 use crate::setup::{IDENTITY_WAIT, RunError, Setup};
 use crate::summary::Summary;
-
-/// How long to wait for the metadata service's first answer before work begins: two tries.
-const FIRST_ANSWER: Millis = Millis::from_secs(2);
 
 /// What a caller adds to the set-up.
 #[derive(Clone)]
@@ -69,17 +67,19 @@ pub struct RunEnd {
 }
 
 impl RunEnd {
-    fn new(code: u8, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), summary: None }
     }
 }
 
-/// What stops a run before its workload has started.
-enum Stop {
-    /// SIGTERM or SIGINT, with the exit code.
-    Signal(u8),
-    /// The machine is about to go.
-    Notice(Notice),
+/// How an evacuation without a running workload ended.
+pub(crate) enum Driven {
+    /// As it should.
+    Over(Summary),
+    /// By an interrupt.
+    BrokenOff,
+    /// The work is somebody else's.
+    Lost(ClaimError),
 }
 
 /// Runs `command` under protection until it has ended, was evacuated, or belongs to somebody else.
@@ -98,8 +98,10 @@ pub async fn run(setup: &Setup, command: &[OsString], ui: Ui) -> Result<RunEnd, 
     let site = Arc::new(setup.site(instance, ui.ring, ui.progress)?);
     let file = RecordFile::new(&setup.dirs.agent);
     let record = file.load();
-    let mut run = Run { setup, site, intake, clock: LocalClock::start(), file, record };
+    let clock = LocalClock::start();
+    let mut run = Run { setup, site, intake, clock, file, record, has_unsaved: false };
     let end = Box::pin(run.whole(command)).await;
+    drop(run); // whoever still waits for an answer is told that there is none
     server.close().await;
     end
 }
@@ -125,13 +127,15 @@ pub(crate) async fn instance_name(setup: &Setup) -> String {
     identity.instance_id.unwrap_or_else(crate::setup::host_name)
 }
 
-struct Run<'a> {
-    setup: &'a Setup,
-    site: Arc<Site>,
-    intake: Intake,
-    clock: LocalClock,
-    file: RecordFile,
-    record: Record,
+pub(crate) struct Run<'a> {
+    pub(crate) setup: &'a Setup,
+    pub(crate) site: Arc<Site>,
+    pub(crate) intake: Intake,
+    pub(crate) clock: LocalClock,
+    pub(crate) file: RecordFile,
+    pub(crate) record: Record,
+    /// A dead agent's workload worked here, and what it did since the last recovery point is nowhere else.
+    pub(crate) has_unsaved: bool,
 }
 
 impl Run<'_> {
@@ -139,7 +143,7 @@ impl Run<'_> {
         if let Some(end) = self.finish_what_a_dead_agent_left().await? {
             return Ok(end);
         }
-        if let Some(end) = self.hold_while_the_machine_is_about_to_go().await {
+        if let Some(end) = self.hold_while_the_machine_is_about_to_go().await? {
             return Ok(end);
         }
         let (claim, environment) = match self.claim_and_restore().await? {
@@ -148,117 +152,40 @@ impl Run<'_> {
         };
         let run_id = lifeboat_snapshot::id::Nonce::random().to_string();
         remove_old_signal_file(&self.site);
+        let mut record = Record {
+            progress: Progress::Idle { handled: handled(&self.record) },
+            // Before it is started: an agent that dies in between must find it again.
+            workload: Some(Mark { run_id: run_id.clone(), leader: 0, born: None }),
+            base: self.record.base.clone(),
+            ..Record::default()
+        };
+        self.file.store(&record);
         let workload = match Workload::start(command, &self.site.work_dir, &environment, &run_id) {
             Ok(workload) => workload,
             Err(error) => {
-                // Nothing was begun: whoever can start the command may have the work at once.
-                give_up(&claim, "the command could not be started").await;
+                self.file.store(&self.record);
+                if !self.has_unsaved {
+                    // Nothing was begun: whoever can start the command may have the work at once.
+                    give_up(&claim, "the command could not be started").await;
+                }
                 return Err(error.into());
             }
         };
-        tracing::info!(workload = %self.site.workload.name(), run_id, "workload started");
-        let record = Record {
-            progress: Progress::Idle { handled: handled(&self.record) },
-            workload: Some(workload.mark().clone()),
-            base: self.record.base.take(),
-            ..Record::default()
-        };
+        record.workload = Some(workload.mark().clone());
         let evacuator = Evacuator::new(
             Arc::clone(&self.site),
-            Arc::clone(&claim),
+            Holding::held(Arc::clone(&claim)),
             self.clock,
             (self.file.clone(), record),
             Target::Own(workload),
             self.site.settings.plan,
         );
         evacuator.keep_record();
+        tracing::info!(workload = %self.site.workload.name(), run_id, "workload started");
         Box::pin(self.protect(claim, evacuator)).await
     }
 
-    /// An agent that was killed in the middle of an evacuation left a record: the evacuation goes on within
-    /// its deadline. One that was killed otherwise left its workload running: it is stopped before another
-    /// one is started in the same directory.
-    async fn finish_what_a_dead_agent_left(&mut self) -> Result<Option<RunEnd>, RunError> {
-        if matches!(self.record.progress, Progress::Evacuating { .. }) {
-            tracing::warn!(
-                "the agent before this one was killed in the middle of an evacuation; going on with it"
-            );
-            let summary =
-                resume(self.setup, &self.site, self.clock, (self.file.clone(), self.record.clone())).await?;
-            let ending = Ending::Evacuated(summary.verdict);
-            let (_, code) = conclude(Exit::Code(0), ending);
-            let message = "resumed the evacuation that a killed agent had begun";
-            return Ok(Some(RunEnd { code, message: message.into(), summary: Some(summary) }));
-        }
-        if let Some(mark) = self.record.workload.take() {
-            let left = mark.processes().len();
-            if left > 0 {
-                tracing::warn!(
-                    left,
-                    "the agent before this one was killed and left its workload running; stopping it first"
-                );
-                let signal = self.site.settings.stop_signal.number();
-                let until =
-                    Instant::now() + self.site.settings.plan.budget(Stage::Drain).wanted.to_duration();
-                if !mark.stop(signal, until).await && !mark.kill() {
-                    tracing::error!(
-                        "processes of the workload before cannot be killed; the directory may change under the new one"
-                    );
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// Waits for the metadata service's first answer, and while it announces an interruption: work that was
-    /// begun now would only have to be evacuated.
-    async fn hold_while_the_machine_is_about_to_go(&mut self) -> Option<RunEnd> {
-        if !self.intake.is_watching() {
-            return None;
-        }
-        let patience = self.site.settings.patience;
-        let mut until = self.clock.now() + FIRST_ANSWER;
-        let mut is_held = false;
-        loop {
-            let deadline = self.clock.instant(until);
-            let stop = tokio::select! {
-                stop = self.next_stop(!is_held) => stop,
-                () = tokio::time::sleep_until(deadline) => return None,
-            };
-            match stop {
-                None => return None, // asked, and nothing is announced
-                Some(Stop::Signal(code)) => return Some(RunEnd::new(code, "stopped before the work began")),
-                Some(Stop::Notice(notice)) => {
-                    until = notice.deadline + patience.stale;
-                    is_held = true;
-                    let left = notice.deadline.since(self.clock.now());
-                    tracing::warn!(action = %notice.action, %left, "this machine is about to be interrupted: no work is begun on it");
-                }
-            }
-        }
-    }
-
-    /// Waits for something that stops a run before it has begun. `None`: the metadata service was asked and
-    /// announces nothing (only where `quiet_counts`).
-    async fn next_stop(&mut self, quiet_counts: bool) -> Option<Stop> {
-        let handled = handled(&self.record);
-        let clock = self.clock;
-        loop {
-            match self.intake.next(handled, || clock.now()).await {
-                Event::Terminate => return Some(Stop::Signal(exit_code::EVACUATED)),
-                Event::Interrupt => return Some(Stop::Signal(exit_code::SIGNAL_BASE + 2)),
-                Event::Notice(notice) | Event::Expect(notice) => return Some(Stop::Notice(notice)),
-                Event::Quiet if quiet_counts && self.intake.seen().reachable.is_some() => return None,
-                Event::Quiet | Event::Child | Event::PassOn(_) => {}
-                Event::Status(reply) => {
-                    let _ = reply.send(self.status("starting", 0)); // the asker has gone
-                }
-                Event::Evacuate(reply) => drop(reply), // nothing has begun: the asker is told so
-            }
-        }
-    }
-
-    fn status(&self, phase: &str, claim: u64) -> Status {
+    pub(crate) fn status(&self, phase: &str, claim: u64) -> Status {
         Status {
             workload: self.site.workload.name().to_string(),
             instance: self.site.instance.clone(),
@@ -275,14 +202,14 @@ impl Run<'_> {
         let workload = self.site.workload.clone();
         let wait = Instant::now() + self.site.settings.claim_wait.to_duration();
         tracing::info!(workload = %workload.name(), instance = self.site.instance, "claiming the work");
-        // Whoever gave the work back last: if it was this agent, its files are still the newest there are.
-        let before = journal::head(&workload).await?;
         let acquired = loop {
             let stop = tokio::select! {
                 acquired = acquire_patiently(&workload, &claimant, wait) => break acquired?,
                 stop = self.next_stop(false) => stop,
             };
-            if let Some(end) = self.stopped(stop).await {
+            if let Some(stop) = stop
+                && let Some(end) = self.stopped(stop).await?
+            {
                 return Ok(Err(end));
             }
         };
@@ -290,11 +217,14 @@ impl Run<'_> {
         let claim: SharedClaim = Arc::new(Mutex::new(claim));
         // Restoring may take longer than the lease.
         let (_renewal, mut lost) = Renewal::start(Arc::clone(&claim));
-        let was_ours = before.is_some_and(|head| {
-            let point = resume.as_ref().map(|point| point.seq);
-            head.record.agent == claimant.agent && head.record.point.map(|point| point.seq) == point
-        });
-        let plan = restore_plan(&how, was_ours, resume, &self.record, &self.site);
+        let descends = match &resume {
+            None => true,
+            Some(point) => {
+                let records = journal::records(&workload).await?;
+                descends(&records, &claimant, self.record.base.as_ref(), point)
+            }
+        };
+        let plan = restore_plan(resume, descends, &self.record, &self.site);
         log_plan(&how, &plan);
         if let RestorePlan::Restore { point, .. } = &plan {
             let progress = Progress::Idle { handled: handled(&self.record) };
@@ -304,9 +234,10 @@ impl Run<'_> {
             let site = Arc::clone(&self.site);
             let restored = tokio::select! {
                 restored = restore_into(&site, point, base.as_ref()) => restored,
-                stop = self.next_stop(false) => {
+                stop = self.next_call_to_stop() => {
+                    // Nothing here is newer than what is stored.
                     give_up(&claim, "interrupted while the work was being restored").await;
-                    let code = match stop { Some(Stop::Signal(code)) => code, Some(Stop::Notice(_)) | None => exit_code::EVACUATED };
+                    let code = if let Stop::Signal(code) = stop { code } else { exit_code::EVACUATED };
                     return Ok(Err(RunEnd::new(code, "stopped while the work was being restored; it is given back")));
                 }
                 Ok(error) = &mut lost => return Err(error.into()),
@@ -321,28 +252,10 @@ impl Run<'_> {
         Ok(Ok((claim, environment)))
     }
 
-    /// A stop while waiting for the claim. A notice holds the run; then it is tried again.
-    async fn stopped(&mut self, stop: Option<Stop>) -> Option<RunEnd> {
-        match stop {
-            Some(Stop::Signal(code)) => Some(RunEnd::new(code, "stopped before the work began")),
-            Some(Stop::Notice(notice)) => {
-                let until = self.clock.instant(notice.deadline + self.site.settings.patience.stale);
-                tracing::warn!(action = %notice.action, "this machine is about to be interrupted: no work is begun on it");
-                tokio::select! {
-                    stop = self.next_stop(false) => match stop {
-                        Some(Stop::Signal(code)) => Some(RunEnd::new(code, "stopped before the work began")),
-                        Some(Stop::Notice(_)) | None => None,
-                    },
-                    () = tokio::time::sleep_until(until) => None,
-                }
-            }
-            None => None,
-        }
-    }
-
     /// The workload runs: watches over it until its end.
     async fn protect(&mut self, claim: SharedClaim, mut evacuator: Evacuator) -> Result<RunEnd, RunError> {
-        let (renewal, mut lost) = Renewal::start(Arc::clone(&claim));
+        let (renewal, lost) = Renewal::start(Arc::clone(&claim));
+        let mut lost = Some(lost);
         // Ends with this function at the latest: it only makes room.
         let mut housekeeping = JoinSet::new();
         housekeeping.spawn(prune_old_points(Arc::clone(&self.site)));
@@ -360,11 +273,11 @@ impl Run<'_> {
                 event = self.intake.next(handled, || clock.now()) => match event {
                     Event::Child => {}
                     Event::Terminate => {
-                        input = Some(self.own_notice(&evacuator, Source::Sigterm));
+                        input = Some(Input::Notice(self.own_notice(clock, Source::Sigterm)));
                     }
                     Event::Evacuate(reply) => {
                         waiting.push(reply);
-                        input = Some(self.own_notice(&evacuator, Source::Operator));
+                        input = Some(Input::Notice(self.own_notice(clock, Source::Operator)));
                     }
                     Event::Interrupt => {
                         interrupts += 1;
@@ -378,7 +291,7 @@ impl Run<'_> {
                     Event::PassOn(signal) => pass_on(&evacuator, signal),
                     Event::Notice(notice) => input = Some(Input::Notice(notice)),
                     Event::Expect(notice) => input = Some(Input::Notice(notice)),
-                    Event::Quiet => {}
+                    Event::Withdrawn | Event::Quiet => {}
                     Event::Status(reply) => {
                         let phase = if evacuator.is_evacuating() { "evacuating" } else { "running" };
                         let id = claim.try_lock().map_or(0, |claim| claim.id().seq);
@@ -386,7 +299,7 @@ impl Run<'_> {
                     }
                 },
                 stage = evacuator.next() => input = Some(stage),
-                Ok(error) = &mut lost, if fenced.is_none() => {
+                error = loss(&mut lost) => {
                     tracing::error!(error = chain(&error), "the work belongs to somebody else now; the workload is killed");
                     fenced = Some(error);
                     evacuator.kill_workload();
@@ -419,7 +332,7 @@ impl Run<'_> {
                 } else {
                     evacuator.kill_workload();
                     answer(&mut waiting, &summary);
-                    return Ok(self.evacuated(&mut evacuator, summary, fenced));
+                    return Ok(self.evacuated(&claim, &mut evacuator, summary).await);
                 }
             }
             // Looked at in every round, not only at SIGCHLD: signals may be merged.
@@ -433,12 +346,16 @@ impl Run<'_> {
                 Life::Orphans(exit) => {
                     if linger_until.is_none() {
                         tracing::info!(%exit, "the workload ended and left processes behind; asking them to stop");
-                        pass_on(&evacuator, OsSignal::TERM);
+                        if let Target::Own(workload) = &mut evacuator.target {
+                            workload.ask_to_stop(self.site.settings.stop_signal.number());
+                        }
                         linger_until = Some(Instant::now() + self.site.settings.linger.to_duration());
                     }
                 }
                 Life::Gone(exit) => match fenced {
                     Some(error) => {
+                        evacuator.forget_evacuation();
+                        evacuator.keep_record();
                         let message = format!("{}; the workload was killed", chain(&error));
                         return Ok(RunEnd::new(exit_code::NOT_OURS, message));
                     }
@@ -450,17 +367,34 @@ impl Run<'_> {
     }
 
     /// A notice whose deadline this machine's configuration gives: SIGTERM, or somebody's wish.
-    fn own_notice(&self, evacuator: &Evacuator, source: Source) -> Input {
-        let deadline = evacuator.clock().now() + self.site.settings.grace;
-        Input::Notice(Notice { source, action: Action::Terminate, key: None, deadline })
+    pub(crate) fn own_notice(&self, clock: LocalClock, source: Source) -> Notice {
+        let settings = &self.site.settings;
+        let grace = match source {
+            Source::Operator | Source::Failure => settings.operator_grace,
+            Source::Sigterm | Source::InstanceAction | Source::TerminationTime => settings.grace,
+        };
+        let deadline = clock.now() + grace;
+        Notice { source, action: Action::Terminate, key: None, deadline }
     }
 
-    fn evacuated(&self, evacuator: &mut Evacuator, summary: Summary, fenced: Option<ClaimError>) -> RunEnd {
-        evacuator.record.workload = None;
+    async fn evacuated(&self, claim: &SharedClaim, evacuator: &mut Evacuator, summary: Summary) -> RunEnd {
+        /// The renewal may not have noticed yet; the time is nearly over.
+        const PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+        let is_lost = summary.verdict == Verdict::Incomplete
+            && matches!(
+                tokio::time::timeout(PATIENCE, async { claim.lock().await.renew().await }).await,
+                Ok(Err(ClaimError::Fenced { .. }))
+            );
+        if is_lost {
+            evacuator.forget_evacuation();
+        } else {
+            evacuator.settle();
+        }
         evacuator.keep_record();
-        let ending = if fenced.is_some() { Ending::LostClaim } else { Ending::Evacuated(summary.verdict) };
+        let ending = if is_lost { Ending::LostClaim } else { Ending::Evacuated(summary.verdict) };
+        let message = if is_lost { "the work belongs to somebody else now" } else { "evacuated" };
         let (_, code) = conclude(Exit::Code(0), ending);
-        RunEnd { code, message: "evacuated".into(), summary: Some(summary) }
+        RunEnd { code, message: message.into(), summary: Some(summary) }
     }
 
     /// The workload ended without having been stopped: finished work is marked done, failed work is saved
@@ -472,12 +406,12 @@ impl Run<'_> {
         exit: Exit,
     ) -> Result<RunEnd, RunError> {
         let (conclusion, code) = conclude(exit, Ending::ByItself);
-        evacuator.record.workload = None;
-        evacuator.keep_record();
         match conclusion {
             Conclusion::MarkDone => {
-                let until = Instant::now() + self.site.settings.grace.to_duration();
+                let until = Instant::now() + self.site.settings.operator_grace.to_duration();
                 mark_done(&claim, until).await?;
+                evacuator.record.workload = None;
+                evacuator.keep_record();
                 tracing::info!("the work is done");
                 Ok(RunEnd::new(code, "the work is done"))
             }
@@ -486,35 +420,60 @@ impl Run<'_> {
                 let plan = Plan { clean_up: false, has_workload: false, ..self.site.settings.plan };
                 let parts = (self.file.clone(), evacuator.record.clone());
                 let site = Arc::clone(evacuator.site());
-                let mut evacuator = Evacuator::new(site, claim, evacuator.clock(), parts, Target::None, plan);
-                let notice = self.own_notice(&evacuator, Source::Failure);
-                let summary = self.drive(&mut evacuator, notice).await;
+                let clock = evacuator.clock();
+                let holding = Holding::held(claim);
+                let mut evacuator = Evacuator::new(site, holding, clock, parts, Target::None, plan);
+                let notice = Input::Notice(self.own_notice(clock, Source::Failure));
+                // A hibernation that was outlived must not be taken for this one.
+                evacuator.feed(Input::Survived);
+                let summary = match self.drive(&mut evacuator, notice, &mut None, Vec::new()).await {
+                    Driven::Over(summary) => Some(summary),
+                    Driven::BrokenOff | Driven::Lost(_) => None,
+                };
+                evacuator.settle();
+                evacuator.keep_record();
                 Ok(RunEnd { code, message: format!("the workload failed with {exit}"), summary })
             }
             Conclusion::Leave => Ok(RunEnd::new(code, "left as it is")),
         }
     }
 
-    /// Runs an evacuation to its end. A second interrupt breaks it off.
-    async fn drive(&mut self, evacuator: &mut Evacuator, first: Input) -> Option<Summary> {
+    /// Runs an evacuation to its end, without a workload of this process. An interrupt breaks it off.
+    pub(crate) async fn drive(
+        &mut self,
+        evacuator: &mut Evacuator,
+        first: Input,
+        lost: &mut Option<oneshot::Receiver<ClaimError>>,
+        mut waiting: Vec<oneshot::Sender<Summary>>,
+    ) -> Driven {
         let clock = evacuator.clock();
-        // A hibernation that was outlived must not be taken for this one.
-        let mut summary = evacuator.feed(Input::Survived).or_else(|| evacuator.feed(first));
-        while summary.is_none() {
+        let mut summary = evacuator.feed(first);
+        loop {
+            if let Some(summary) = summary {
+                answer(&mut waiting, &summary);
+                return Driven::Over(summary);
+            }
             let handled = evacuator.handled();
             let input = tokio::select! {
                 event = self.intake.next(handled, || clock.now()) => match event {
-                    Event::Notice(notice) => Input::Notice(notice),
-                    Event::Interrupt => return None,
-                    Event::Terminate => self.own_notice(evacuator, Source::Sigterm),
-                    Event::Child | Event::PassOn(_) | Event::Expect(_) | Event::Quiet | Event::Status(_)
-                    | Event::Evacuate(_) => continue,
+                    Event::Notice(notice) | Event::Expect(notice) => Input::Notice(notice),
+                    Event::Interrupt => return Driven::BrokenOff,
+                    Event::Terminate => Input::Notice(self.own_notice(clock, Source::Sigterm)),
+                    Event::Evacuate(reply) => {
+                        waiting.push(reply);
+                        Input::Notice(self.own_notice(clock, Source::Operator))
+                    }
+                    Event::Status(reply) => {
+                        let _ = reply.send(self.status("evacuating", 0)); // the asker has gone
+                        continue;
+                    }
+                    Event::Child | Event::PassOn(_) | Event::Withdrawn | Event::Quiet => continue,
                 },
                 stage = evacuator.next() => stage,
+                error = loss(lost) => return Driven::Lost(error),
             };
             summary = evacuator.feed(input);
         }
-        summary
     }
 }
 
@@ -586,7 +545,7 @@ fn answer(waiting: &mut Vec<oneshot::Sender<Summary>>, summary: &Summary) {
     }
 }
 
-fn handled(record: &Record) -> Option<lifeboat_core::notice::Key> {
+pub(crate) fn handled(record: &Record) -> Option<lifeboat_core::notice::Key> {
     match &record.progress {
         Progress::Idle { handled } => *handled,
         Progress::Evacuating { interruption, .. } | Progress::Finished { interruption, .. } => {

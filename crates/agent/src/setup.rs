@@ -53,7 +53,7 @@ pub enum RunError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The workload has no usable name.
-    #[error("{0}; give one with --name")]
+    #[error("the workload needs a usable name: give one with --name")]
     Name(#[from] ParseWorkloadNameError),
     /// Something that is needed is neither given nor can be derived.
     #[error("{0}")]
@@ -196,6 +196,12 @@ impl Setup {
             ..config.clone()
         };
         Ok(Self { config, instance_id, settings, name, work_dir, store, state_dir, dirs, metadata })
+    }
+
+    /// Whether an agent of this user has protected the workload on this machine before.
+    #[must_use]
+    pub fn has_run(&self) -> bool {
+        self.dirs.agent.join("lock").exists()
     }
 
     /// Keeps the configuration beside the lock, best effort, so that `lifeboat evacuate --name NAME` from

@@ -3,23 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lifeboat_core::evacuation::stage::Plan;
 use lifeboat_core::evacuation::{Input, Progress};
 use lifeboat_core::notice::{Action, Notice, Source};
-use lifeboat_core::time::Millis;
-use lifeboat_snapshot::acquire;
-use lifeboat_snapshot::claim::{Acquired, Wait};
-use tokio::sync::Mutex;
+use lifeboat_core::time::{Millis, Timestamp};
+use lifeboat_snapshot::journal;
 use tokio::time::Instant;
 
-use crate::clock::LocalClock;
+use crate::before::is_all_saved;
+use crate::clock::{LocalClock, wall_now};
 use crate::control::{AskError, ask};
 use crate::dirs::DirsError;
-use crate::evacuator::{Evacuator, Target};
-use crate::hands::SharedClaim;
+use crate::hands::Site;
 use crate::record::RecordFile;
-use crate::renewal::Renewal;
-use crate::resume::resume;
+use crate::resume::{loss, take_over};
 use crate::run::{Ui, instance_name};
 use crate::setup::{RunError, Setup};
 use crate::summary::Summary;
@@ -31,14 +27,15 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Evacuates the workload of `setup` and waits for the result. Asked twice at once it runs once, and both
-/// callers get the one result; asked again within the grace period it gives the result there is.
+/// callers get the one result; asked again within the grace period it gives the result there is,
+/// unless something is missing from it.
 ///
 /// # Errors
 /// [`RunError`]; its exit code tells whether somebody else owns the work.
 pub async fn evacuate(setup: &Setup, ui: Ui) -> Result<Summary, RunError> {
     setup.dirs.create()?;
-    let patience = setup.settings.grace.to_duration() + ANSWER_MARGIN;
-    let begun = Instant::now();
+    let patience = setup.settings.operator_grace.to_duration() + ANSWER_MARGIN;
+    let (begun, begun_wall) = (Instant::now(), wall_now());
     let lock = loop {
         match ask(&setup.dirs.socket, "POST", "/v1/evacuate", patience).await {
             Ok(answer) => {
@@ -58,55 +55,74 @@ pub async fn evacuate(setup: &Setup, ui: Ui) -> Result<Summary, RunError> {
             Err(error) => return Err(error.into()),
         }
     };
-    let summary = alone(setup, ui).await;
+    let summary = alone(setup, ui, begun_wall).await;
     drop(lock);
     summary
 }
 
-async fn alone(setup: &Setup, ui: Ui) -> Result<Summary, RunError> {
+async fn alone(setup: &Setup, ui: Ui, begun: Timestamp) -> Result<Summary, RunError> {
     let file = RecordFile::new(&setup.dirs.agent);
     let record = file.load();
     let clock = LocalClock::start();
+    let instance = instance_name(setup).await;
+    let site = Arc::new(setup.site(instance, ui.ring, ui.progress)?);
     if let Progress::Finished { at, .. } = &record.progress
-        && clock.now().since(*at) < setup.settings.grace
-        && let Some(summary) = last_summary(setup)
+        && (*at >= begun
+            || (is_all_saved(&record.progress) && clock.now().since(*at) < setup.settings.operator_grace))
+        && let Some(summary) = Summary::of(&record, &site)
     {
         tracing::info!("this interruption was evacuated a moment ago; that result stands");
         return Ok(summary);
     }
-    let instance = instance_name(setup).await;
-    let site = Arc::new(setup.site(instance, ui.ring, ui.progress)?);
-    if matches!(record.progress, Progress::Evacuating { .. }) {
-        return resume(setup, &site, clock, (file, record)).await;
+    if record.restoring {
+        return Err(RunError::Missing(
+            "restoring into this work directory was not finished: what it holds must not be saved as the newest",
+        ));
     }
-    let claimant = setup.claimant(&site.instance)?;
-    // A dead agent on this machine left its claim, which is ours; somebody else's living claim is not waited for.
-    let Acquired { claim, .. } = acquire(&site.workload, &claimant, Wait::No).await?;
-    let claim: SharedClaim = Arc::new(Mutex::new(claim));
-    let (_renewal, _lost) = Renewal::start(Arc::clone(&claim));
-    let target = match &record.workload {
-        Some(mark) if !mark.processes().is_empty() => Target::Leftover(mark.clone()),
-        Some(_) | None => Target::None,
+    let is_resumed = matches!(record.progress, Progress::Evacuating { .. });
+    if !is_resumed && is_finished(&site).await {
+        return Err(RunError::Missing("the work is finished: there is nothing to evacuate"));
+    }
+    let mut taken = take_over(setup, &site, clock, (file, record))?;
+    let evacuator = &mut taken.evacuator;
+    let first = if is_resumed {
+        Input::Resumed
+    } else {
+        // A hibernation that was outlived must not be taken for this interruption.
+        evacuator.feed(Input::Survived);
+        Input::Notice(Notice {
+            source: Source::Operator,
+            action: Action::Terminate,
+            key: None,
+            deadline: clock.now() + setup.settings.operator_grace.max(Millis(1)),
+        })
     };
-    let plan = Plan { has_workload: !matches!(target, Target::None), ..setup.settings.plan };
-    let mut evacuator = Evacuator::new(site, claim, clock, (file, record), target, plan);
-    let notice = Notice {
-        source: Source::Operator,
-        action: Action::Terminate,
-        key: None,
-        deadline: clock.now() + setup.settings.grace.max(Millis(1)),
-    };
-    let mut summary = evacuator.feed(Input::Survived).or_else(|| evacuator.feed(Input::Notice(notice)));
-    while summary.is_none() {
-        let input = evacuator.next().await;
+    let mut summary = evacuator.feed(first);
+    let ended = loop {
+        if let Some(summary) = summary {
+            break Ok(summary);
+        }
+        let input = tokio::select! {
+            input = evacuator.next() => input,
+            error = loss(&mut taken.lost) => break Err(error),
+        };
         summary = evacuator.feed(input);
+    };
+    if ended.is_err() {
+        evacuator.forget_evacuation();
     }
-    evacuator.record.workload = None;
+    if ended.is_err() || !evacuator.workload_goes_on() {
+        evacuator.kill_workload();
+        evacuator.settle();
+    }
     evacuator.keep_record();
-    Ok(summary.expect("the loop ends with one"))
+    Ok(ended?)
 }
 
-fn last_summary(setup: &Setup) -> Option<Summary> {
-    let text = std::fs::read(setup.dirs.agent.join("last_evacuation.json")).ok()?;
-    serde_json::from_slice(&text).ok()
+/// Whether the journal says that the work is done. A store that does not answer says nothing.
+async fn is_finished(site: &Site) -> bool {
+    /// The evacuation itself waits longer for the store.
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let head = tokio::time::timeout(PATIENCE, journal::head(&site.workload)).await;
+    matches!(head, Ok(Ok(Some(head))) if matches!(head.record.event, journal::Event::Done { .. }))
 }

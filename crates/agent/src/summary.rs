@@ -2,13 +2,15 @@
 
 use std::fmt::Write as _;
 
-use lifeboat_core::evacuation::Verdict;
 use lifeboat_core::evacuation::stage::{Outcome, STAGES, Stage, StageState};
-use lifeboat_core::notice::Interruption;
+use lifeboat_core::evacuation::{Progress, Verdict};
+use lifeboat_core::notice::{Cause, Interruption, Source};
 use lifeboat_core::time::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::rfc3339;
+use crate::hands::Site;
+use crate::record::Record;
 
 /// The summary of one evacuation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,7 +65,33 @@ pub struct Snapshot {
     pub passed_over: u64,
 }
 
+/// Why something was evacuated, in a few words: what was announced and by whom, and the cause where it is told.
+pub(crate) fn occasion(interruption: &Interruption) -> String {
+    match interruption.sources.as_slice() {
+        [Source::Failure] => return "the workload failed".to_owned(),
+        [Source::Operator] => return "asked for by lifeboat evacuate".to_owned(),
+        _ => {}
+    }
+    let sources: Vec<String> = interruption.sources.iter().map(ToString::to_string).collect();
+    let cause = match interruption.cause {
+        Cause::NotTold => String::new(),
+        cause @ (Cause::Price | Cause::Capacity | Cause::Constraint) => format!("; cause {cause}"),
+    };
+    format!("{} announced by {}{cause}", interruption.action, sources.join(", "))
+}
+
 impl Summary {
+    /// The summary of the evacuation that `record` says is over; `None` where none is.
+    #[must_use]
+    pub fn of(record: &Record, site: &Site) -> Option<Self> {
+        let Progress::Finished { interruption, stages, at, verdict } = &record.progress else {
+            return None;
+        };
+        let names = (site.workload.name().to_string(), site.instance.clone());
+        let snapshot = record.saved.snapshot.clone();
+        Some(Self::new(names, interruption, stages, (*at, *verdict), &record.details, snapshot))
+    }
+
     /// Puts the summary together. `details` come by [`Stage::index`].
     #[must_use]
     pub fn new(
@@ -107,23 +135,21 @@ impl Summary {
             Verdict::Complete => "complete",
             Verdict::Incomplete => "INCOMPLETE",
         };
-        let sources: Vec<String> = self.interruption.sources.iter().map(ToString::to_string).collect();
         // Writing into a String cannot fail.
         let _ = writeln!(
             text,
-            "evacuation of {} on {}: {verdict} ({}, announced by {}; cause {})",
+            "evacuation of {} on {}: {verdict} ({})",
             self.workload,
             self.instance,
-            self.interruption.action,
-            sources.join(", "),
-            self.interruption.cause,
+            occasion(&self.interruption),
         );
         let _ = writeln!(text, "  {:<11} {:>9}  {:<14} detail", "stage", "time", "outcome");
         for line in &self.stages {
             let stage = line.stage.to_string();
             let outcome = line.outcome.to_string();
             let took = Millis(line.took_ms).to_string();
-            let _ = writeln!(text, "  {stage:<11} {took:>9}  {outcome:<14} {}", line.detail);
+            let row = format!("  {stage:<11} {took:>9}  {outcome:<14} {}", line.detail);
+            let _ = writeln!(text, "{}", row.trim_end());
         }
         let _ = writeln!(
             text,

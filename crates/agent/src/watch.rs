@@ -15,6 +15,8 @@ pub struct Watch {
     patience: Patience,
     clock: ClockDifference,
     seen: Seen,
+    /// Which of the two paths announce an interruption that has not become stale.
+    announced_by: Vec<Watched>,
 }
 
 /// The part of it that `status` shows.
@@ -39,13 +41,15 @@ pub enum Call {
     Evacuate(Notice),
     /// The machine is expected to go at this notice's deadline, and its work was evacuated before.
     Expect(Notice),
+    /// What was announced no longer is: the machine stays.
+    Withdrawn,
 }
 
 impl Watch {
     /// Nothing seen yet.
     #[must_use]
     pub fn new(patience: Patience) -> Self {
-        Self { patience, clock: ClockDifference::default(), seen: Seen::default() }
+        Self { patience, clock: ClockDifference::default(), seen: Seen::default(), announced_by: Vec::new() }
     }
 
     /// What was seen.
@@ -67,11 +71,14 @@ impl Watch {
                 if notice.time.is_none() {
                     tracing::warn!(text = notice.time_text, "the interruption notice names no readable time");
                 }
-                self.judge(Source::InstanceAction, action, notice.time, handled, now)
+                let call = self.judge(Source::InstanceAction, action, notice.time, handled, now);
+                self.announced(Watched::InstanceAction, call)
             }
             Sighting::TerminationTime(notice) => match notice.time {
                 Some(time) => {
-                    self.judge(Source::TerminationTime, Action::Terminate, Some(time), handled, now)
+                    let source = Source::TerminationTime;
+                    let call = self.judge(source, Action::Terminate, Some(time), handled, now);
+                    self.announced(Watched::TerminationTime, call)
                 }
                 None => {
                     // Source: EC2 user guide, "spot/termination-time": a value that is not a time means that
@@ -110,10 +117,7 @@ impl Watch {
                 }
                 Call::Nothing
             }
-            Sighting::Gone(watched) => {
-                self.gone(watched);
-                Call::Nothing
-            }
+            Sighting::Gone(watched) => self.gone(watched),
             Sighting::ClockSample(sample) => {
                 self.clock.observe(sample);
                 Call::Nothing
@@ -165,14 +169,26 @@ impl Watch {
         }
     }
 
-    fn gone(&mut self, watched: Watched) {
+    /// Notes which path announces something; an interruption that did not happen is announced by none.
+    fn announced(&mut self, by: Watched, call: Call) -> Call {
+        self.announced_by.retain(|other| *other != by);
+        if call != Call::Nothing {
+            self.announced_by.push(by);
+        }
+        call
+    }
+
+    fn gone(&mut self, watched: Watched) -> Call {
         tracing::info!(?watched, "no longer announced");
+        let was_announced = !self.announced_by.is_empty();
+        self.announced_by.retain(|by| *by != watched);
         match watched {
             Watched::InstanceAction | Watched::TerminationTime => {}
             Watched::Rebalance => self.seen.rebalance = None,
             Watched::TargetLifecycleState => self.seen.target_lifecycle_state = None,
             Watched::ScheduledEvents => self.seen.scheduled_events.clear(),
         }
+        if was_announced && self.announced_by.is_empty() { Call::Withdrawn } else { Call::Nothing }
     }
 }
 
@@ -230,5 +246,17 @@ mod tests {
         let key = Key(Timestamp(NOW.0 + 120_000));
         let again = watch.take(notice(r#"{"action":"stop","time":"2017-09-18T08:22:00Z"}"#), Some(key), NOW);
         assert!(matches!(again, Call::Expect(_)), "{again:?}");
+    }
+
+    #[test]
+    fn a_notice_is_withdrawn_when_no_path_announces_it_any_more() {
+        let mut watch = watch();
+        assert_eq!(watch.take(Sighting::Gone(Watched::TerminationTime), None, NOW), Call::Nothing);
+        watch.take(notice(r#"{"action":"terminate","time":"2017-09-18T08:22:00Z"}"#), None, NOW);
+        let older = wire::TerminationTime::parse("2017-09-18T08:22:00Z");
+        watch.take(Sighting::TerminationTime(older), None, NOW);
+        assert_eq!(watch.take(Sighting::Gone(Watched::InstanceAction), None, NOW), Call::Nothing);
+        assert_eq!(watch.take(Sighting::Gone(Watched::Rebalance), None, NOW), Call::Nothing);
+        assert_eq!(watch.take(Sighting::Gone(Watched::TerminationTime), None, NOW), Call::Withdrawn);
     }
 }

@@ -30,7 +30,7 @@ Exit codes: `run` passes the command's own code through. Lifeboat's own are
    86  evacuated, but something could not be saved (the summary names it)
    87  the work belongs to another machine or agent
    88  restoring was refused or failed; nothing of yours was overwritten
-  125  lifeboat itself could not do what was asked
+  125  lifeboat itself could not do what was asked, or did not understand the command line
   126  the command cannot be executed      127  there is no such command
   128+n  the command was ended by signal n";
 
@@ -54,13 +54,15 @@ pub(crate) enum Command {
     Prune(PruneArgs),
     /// Check this machine, and say what is wrong and how to mend it.
     Doctor(WorkloadArgs),
+    /// Compare failover policies on a recorded trace or a scenario file.
+    Simulate(Box<lifeboat_sim::cli::SimulateArgs>),
     /// Work with the configuration file.
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Watch all of it, for real, in a temporary folder, in under a minute.
     Demo(DemoArgs),
     /// Serve a mock metadata service for rehearsals and tests.
-    MockImds(lifeboat_imds::mock::args::MockArgs),
+    MockImds(Box<lifeboat_imds::mock::args::MockArgs>),
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.
@@ -104,7 +106,8 @@ pub(crate) struct WorkloadArgs {
     /// This machine's name in the store [default: the instance id, else the host's name].
     #[arg(long, value_name = "ID")]
     pub(crate) instance_id: Option<String>,
-    /// The time from SIGTERM or `lifeboat evacuate` to the end [default: 120s].
+    /// How long an evacuation may take that no notice of AWS set a time for
+    /// [default: 30s from SIGTERM, 120s from `lifeboat evacuate`].
     #[arg(long, value_name = "TIME")]
     pub(crate) grace: Option<Span>,
     #[command(flatten)]
@@ -188,10 +191,10 @@ pub(crate) struct DemoArgs {
     /// Index the text files in this directory instead of those found on the machine.
     #[arg(long, value_name = "DIR")]
     pub(crate) input: Option<PathBuf>,
-    /// How many files.
-    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    /// How many files, at most.
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(3..=10_000))]
     pub(crate) files: u32,
-    /// How many worker threads.
+    /// How many worker threads; at most a third of the files, so that there is a middle to be interrupted in.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) workers: u32,
     /// Switch restoring off: the demo must then fail.
@@ -259,6 +262,7 @@ impl WorkloadArgs {
         override_with(&mut config.work_dir, self.work_dir.as_ref());
         override_with(&mut config.instance_id, self.instance_id.as_ref());
         override_with(&mut config.evacuation.grace, self.grace.as_ref());
+        override_with(&mut config.evacuation.operator_grace, self.grace.as_ref());
         config
     }
 }

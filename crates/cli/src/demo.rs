@@ -19,12 +19,23 @@ use lifeboat_core::conclusion::exit_code;
 use lifeboat_imds::identity::Identity;
 use lifeboat_imds::mock::{Mock, NoticePlan, Script};
 use lifeboat_imds::wire::Action;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::DemoArgs;
 use crate::index_worker::INDEX_FILE;
 use crate::output;
+
+/// A machine that is switched off gets so long to end its workload.
+const OFF_LIMIT: Duration = Duration::from_secs(5);
+
+/// Between two interrupts to it: sent at once they would be one.
+const OFF_PAUSE: Duration = Duration::from_millis(50);
+
+/// With fewer rounds than this, each worker's current file is its last when the notice comes.
+const ROUNDS_MIN: usize = 3;
 
 /// Each of the three runs has this long; they need some ten seconds.
 const RUN_LIMIT: Duration = Duration::from_secs(60);
@@ -69,7 +80,23 @@ pub(crate) async fn demo(args: &DemoArgs, json: bool) -> anyhow::Result<u8> {
             output::note(text);
         }
     };
-    let found = Box::pin(play(args, folder.path(), &say)).await;
+    let count = usize::try_from(args.files).context("too many files")?;
+    let inputs = inputs::collect(args.input.as_deref(), count, &folder.path().join("inputs"))?;
+    let stopped = async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            done = tokio::signal::ctrl_c() => done,
+            _ = terminate.recv() => Ok(()),
+        }
+    };
+    let found = tokio::select! {
+        found = Box::pin(play(args, &inputs, folder.path(), &say)) => found,
+        stopped = stopped => {
+            stopped?;
+            output::note("lifeboat: the demo was interrupted; nothing of it is left");
+            return Ok(exit_code::SIGNAL_BASE + 2);
+        }
+    };
     if args.keep || found.is_err() {
         let path = folder.keep();
         output::note(&format!("everything of the demo is in {}", path.display()));
@@ -83,18 +110,23 @@ pub(crate) async fn demo(args: &DemoArgs, json: bool) -> anyhow::Result<u8> {
     Ok(if found.is_good() { 0 } else { DIFFERENT })
 }
 
-async fn play(args: &DemoArgs, folder: &Path, say: &dyn Fn(&str)) -> anyhow::Result<Found> {
+async fn play(
+    args: &DemoArgs,
+    inputs: &[PathBuf],
+    folder: &Path,
+    say: &dyn Fn(&str),
+) -> anyhow::Result<Found> {
     let begun = Instant::now();
-    let count = usize::try_from(args.files).context("too many files")?;
-    let inputs = inputs::collect(args.input.as_deref(), count, &folder.join("inputs"))?;
+    let workers_max = u32::try_from(inputs.len() / ROUNDS_MIN).unwrap_or(u32::MAX).max(1);
+    let workers = args.workers.min(workers_max);
     let list = folder.join("inputs.txt");
     let lines: Vec<String> = inputs.iter().map(|path| path.display().to_string()).collect();
     fs::write(&list, lines.join("\n"))?;
     let ledger = folder.join("ledger.txt");
     File::create(&ledger)?;
-    say(&format!("{} text files, {} worker threads, in {}", inputs.len(), args.workers, folder.display()));
+    say(&format!("{} text files, {workers} worker threads, in {}", inputs.len(), folder.display()));
 
-    let world = World { args, folder, list, count: inputs.len() };
+    let world = World { workers, folder, list, count: inputs.len() };
     let (summary, done_before) = first_machine(&world, &ledger, say).await?;
     let second = Machine::start(&world, 2, !args.no_restore, &ledger).await?;
     say("machine 2  starts with another instance id, an empty disk and the same store");
@@ -152,7 +184,7 @@ async fn first_machine(
 }
 
 struct World<'a> {
-    args: &'a DemoArgs,
+    workers: u32,
     folder: &'a Path,
     list: PathBuf,
     count: usize,
@@ -168,7 +200,7 @@ impl World<'_> {
             "--ledger".into(),
             ledger.into(),
             "--workers".into(),
-            self.args.workers.to_string().into(),
+            self.workers.to_string().into(),
             "--pause".into(),
             format!("{}ms", pause.as_millis()).into(),
         ])
@@ -176,7 +208,7 @@ impl World<'_> {
 
     /// So long that the whole takes [`RUN_AT_LEAST`].
     fn pause(&self) -> Duration {
-        let rounds = u32::try_from(self.count).unwrap_or(u32::MAX).div_ceil(self.args.workers).max(1);
+        let rounds = u32::try_from(self.count).unwrap_or(u32::MAX).div_ceil(self.workers).max(1);
         RUN_AT_LEAST / rounds
     }
 }
@@ -220,7 +252,6 @@ impl Machine {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log)?)
-            .kill_on_drop(true)
             .spawn()
             .context("cannot start `lifeboat run`")?;
         Ok(Self { dir, mock, child })
@@ -228,13 +259,29 @@ impl Machine {
 
     async fn wait(mut self) -> anyhow::Result<(ExitStatus, PathBuf)> {
         match tokio::time::timeout(RUN_LIMIT, self.child.wait()).await {
-            Ok(status) => Ok((status?, self.dir)),
+            Ok(status) => Ok((status?, self.dir.clone())),
             Err(_) => bail!(
                 "{} did not end within {} s:\n{}",
                 self.dir.display(),
                 RUN_LIMIT.as_secs(),
                 log_of(&self.dir)
             ),
+        }
+    }
+}
+
+impl Drop for Machine {
+    /// Switches the machine off, if it still runs. A killed `lifeboat run` would leave its worker behind: it is
+    /// interrupted until it ends, which kills the worker.
+    fn drop(&mut self) {
+        let begun = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) {
+            let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+            if let Some(pid) = pid {
+                let signal = if begun.elapsed() < OFF_LIMIT { Signal::INT } else { Signal::KILL };
+                let _ = kill_process(pid, signal); // it has just ended
+            }
+            std::thread::sleep(OFF_PAUSE);
         }
     }
 }

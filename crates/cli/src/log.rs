@@ -33,21 +33,33 @@ pub(crate) fn start(cli: &Cli) -> LogRing {
         fmt::layer()
             .with_ansi(false)
             .with_target(false)
+            .log_internal_errors(false)
             .with_writer(move || ring.clone())
             .with_filter(filter())
     };
     let registry = tracing_subscriber::registry().with(into_ring);
     if cli.json {
-        let lines =
-            fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).with_filter(filter());
+        let lines = fmt::layer()
+            .json()
+            .flatten_event(true)
+            .log_internal_errors(false)
+            .with_writer(crate::progress::LogWriter::default)
+            .with_filter(filter());
         registry.with(lines).init();
     } else {
         let lines = fmt::layer()
             .with_target(false)
-            .with_ansi(std::io::stderr().is_terminal())
+            .with_ansi(wants_colour())
+            // Reporting a failed write to standard error on standard error would panic.
+            .log_internal_errors(false)
             .with_writer(crate::progress::LogWriter::default)
             .with_filter(filter());
         registry.with(lines).init();
     }
     ring
+}
+
+/// Source: <https://no-color.org>: any value that is not empty.
+fn wants_colour() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

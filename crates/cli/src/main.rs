@@ -18,7 +18,14 @@ use lifeboat_core::conclusion::exit_code;
 use crate::args::{Cli, Command, ConfigCommand};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print(); // nobody reads it
+            // Not clap's 2, which may be the command's own code.
+            return ExitCode::from(if error.use_stderr() { exit_code::FAILED } else { 0 });
+        }
+    };
     let ring = log::start(&cli);
     let json = cli.json;
     // One thread runs everything that waits; what reads and hashes files has threads of its own. An idle
@@ -48,9 +55,9 @@ const BLOCKING_THREADS: usize = 16;
 
 async fn dispatch(cli: Cli, ring: lifeboat_agent::LogRing) -> anyhow::Result<u8> {
     let ui = lifeboat_agent::Ui { ring, progress: progress::maker(!cli.quiet && !cli.json) };
-    let json = cli.json;
+    let (json, is_quiet) = (cli.json, cli.quiet);
     match cli.command {
-        Command::Run(args) => commands::run::run(&args, ui, json).await,
+        Command::Run(args) => commands::run::run(&args, ui, commands::run::Say { json, is_quiet }).await,
         Command::Evacuate(args) => commands::run::evacuate(&args, ui, json).await,
         Command::Status(args) => commands::run::status(&args, json).await,
         Command::List(args) => commands::store::list(&args, json).await,
@@ -59,11 +66,20 @@ async fn dispatch(cli: Cli, ring: lifeboat_agent::LogRing) -> anyhow::Result<u8>
         Command::Verify(args) => commands::store::verify(&args, &ui, json).await,
         Command::Prune(args) => commands::store::prune(&args, json).await,
         Command::Doctor(args) => commands::doctor::doctor(&args, json).await,
+        Command::Simulate(args) => {
+            let args = lifeboat_sim::cli::SimulateArgs { json, ..*args };
+            let mut text = Vec::new();
+            lifeboat_sim::cli::run(&args, &mut text)?;
+            output::result(&String::from_utf8_lossy(&text))?;
+            Ok(0)
+        }
         Command::Config(ConfigCommand::Check { file }) => commands::config::check(&file, json),
         Command::Demo(args) => demo::demo(&args, json).await,
-        Command::MockImds(args) => commands::mock::serve(args).await,
+        Command::MockImds(args) => commands::mock::serve(*args).await,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "lifeboat", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "lifeboat", &mut script);
+            output::result(&String::from_utf8_lossy(&script))?;
             Ok(0)
         }
         Command::IndexWorker(args) => index_worker::work(&args).await,

@@ -30,13 +30,25 @@ pub(crate) fn note(text: &str) {
 
 /// Prints a failure with its causes, once.
 pub(crate) fn failure(error: &anyhow::Error, json: bool) {
-    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let causes = causes(error);
     let text = if json {
         serde_json::json!({ "error": causes.first(), "causes": causes.get(1..) }).to_string()
     } else {
         format!("lifeboat: {}", causes.join("\n  because: "))
     };
     note(&text);
+}
+
+/// What went wrong, and why, level by level. Some libraries repeat a cause in the text of its effect: it is said
+/// once.
+pub(crate) fn causes(error: &anyhow::Error) -> Vec<String> {
+    let mut causes: Vec<String> = Vec::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !causes.iter().any(|before| before.contains(&cause)) {
+            causes.push(cause);
+        }
+    }
+    causes
 }
 
 /// Columns padded to their widest cell.

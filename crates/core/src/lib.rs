@@ -6,6 +6,7 @@
 //! * [`time`], [`backoff`], [`clock`]: instants, waits, the difference between two clocks.
 //! * [`notice`]: what was announced. [`evacuation`]: the agent's machine.
 //! * [`conclusion`]: what becomes of work whose process ended.
+//! * [`failover`]: how a fleet moves between Spot and On-Demand.
 
 #![cfg_attr(not(test), no_std)]
 #![warn(clippy::wildcard_enum_match_arm, clippy::float_arithmetic)]
@@ -16,5 +17,6 @@ pub mod backoff;
 pub mod clock;
 pub mod conclusion;
 pub mod evacuation;
+pub mod failover;
 pub mod notice;
 pub mod time;

@@ -348,6 +348,10 @@ impl Claim {
     /// # Errors
     /// [`ClaimError`]
     pub async fn renew(&mut self) -> Result<(), ClaimError> {
+        if matches!(self.head.record.event, Event::Released(_) | Event::Done { .. }) {
+            // Nothing is left to keep alive, and whoever comes next takes nothing from a holder that gave it up.
+            return Err(ClaimError::Ended { claim: self.id.seq });
+        }
         let started = Instant::now();
         self.counter += 1;
         let location = self.workload.locate(&heartbeat_key(self.id.seq));

@@ -50,6 +50,8 @@ pub(crate) struct Version {
     pub(crate) size: u64,
     pub(crate) attributes: Attributes,
     changed: (i64, i64),
+    /// It did not settle: what is read now may change again without another time, so this equals no later look.
+    is_moving: bool,
 }
 
 impl Version {
@@ -73,6 +75,7 @@ impl Version {
             size: u64::try_from(stat.st_size).unwrap_or(0),
             attributes: Attributes::of(stat),
             changed: (stat.st_ctime, i64::try_from(stat.st_ctime_nsec).unwrap_or(0)),
+            is_moving: false,
         }
     }
 
@@ -100,13 +103,15 @@ impl Version {
     }
 }
 
-/// Opens a file and takes its version once it has settled.
+/// Opens a file and takes its version once it has settled. One that is written to all the time does not: its
+/// version then equals no other, and whoever read it tries again.
 pub(crate) fn open_settled(dirs: &mut Dirs, path: &EntryPath) -> io::Result<(File, Version)> {
     let file = dirs.open_file(path.split())?;
     let mut version = Version::of(&file)?;
     if version.is_fresh() {
         std::thread::sleep(SETTLE);
-        version = Version::of(&file)?;
+        let settled = Version::of(&file)?;
+        version = Version { is_moving: settled != version, ..settled };
     }
     Ok((file, version))
 }

@@ -20,10 +20,11 @@ use crate::dirs::Dirs;
 use crate::manifest::{Entry, EntryKind, Manifest, ManifestRef, ReadManifestError, read_manifest};
 use crate::path::EntryPath;
 use crate::progress::{NoProgress, Progress};
+use crate::scan::Excluded;
 use crate::store::StoreError;
 use crate::transfer::{as_u64, blocking};
 use crate::workload::Workload;
-use check::{Comparison, compare};
+use check::{Comparison, Wanted, compare};
 use place::Target;
 
 /// So many conflicting paths are named; the count says how many there are.
@@ -40,6 +41,10 @@ pub struct RestoreOptions {
     /// replaced; one that the restored point no longer has is removed. Without them, a file that is not the same as
     /// in the restored point is a conflict.
     pub superseded: Vec<Arc<Manifest>>,
+    /// As in [`crate::SaveOptions`]: what is there, is not saved, and is not in the recovery point either, stays.
+    pub exclude: GlobSet,
+    /// Likewise, absolute or relative to `target`.
+    pub exclude_paths: Vec<PathBuf>,
     /// Who is told how far it is.
     pub progress: Arc<dyn Progress>,
 }
@@ -48,7 +53,14 @@ impl RestoreOptions {
     /// Everything into `target`, which is empty or matches already.
     #[must_use]
     pub fn new(target: impl Into<PathBuf>) -> Self {
-        Self { target: target.into(), only: None, superseded: Vec::new(), progress: Arc::new(NoProgress) }
+        Self {
+            target: target.into(),
+            only: None,
+            superseded: Vec::new(),
+            exclude: GlobSet::empty(),
+            exclude_paths: Vec::new(),
+            progress: Arc::new(NoProgress),
+        }
     }
 }
 
@@ -188,7 +200,14 @@ async fn compare_target(
     let mut dirs = dirs.fresh();
     let (manifest, wanted) = (Arc::clone(manifest), Arc::clone(wanted));
     let (superseded, is_partial) = (options.superseded.clone(), options.only.is_some());
-    let compared = blocking(move || compare(&mut dirs, &manifest, &wanted, &superseded, is_partial)).await;
+    let (target, globs, paths) =
+        (options.target.clone(), options.exclude.clone(), options.exclude_paths.clone());
+    let compared = blocking(move || {
+        let excluded = Excluded::new(&target, globs, &paths)?;
+        let wanted = Wanted { entries: &wanted, is_partial };
+        compare(&mut dirs, &manifest, wanted, &superseded, &excluded)
+    })
+    .await;
     let mut comparison = compared.map_err(|source| RestoreError::Target {
         target: options.target.clone(),
         path: ".".to_owned(),

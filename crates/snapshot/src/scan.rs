@@ -119,6 +119,16 @@ impl Excluded {
         }
     }
 
+    /// Whether `path` or a folder above it is excluded, by its name alone.
+    pub(crate) fn covers(&self, path: &EntryPath) -> bool {
+        let is_below = |folder: &Vec<u8>| {
+            path.as_bytes()
+                .strip_prefix(folder.as_slice())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        };
+        self.paths.iter().any(is_below) || path.as_path().ancestors().any(|above| self.globs.is_match(above))
+    }
+
     fn contains(&self, path: &EntryPath, stat: &Stat) -> bool {
         self.paths.iter().any(|excluded| excluded == path.as_bytes())
             || self.inodes.contains(&(stat.st_dev, stat.st_ino))

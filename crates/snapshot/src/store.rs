@@ -250,6 +250,9 @@ const ATTEMPTS_BEFORE_DEADLINE_MAX: u32 = 1_500;
 /// A full store is asked this often, over about a second.
 const FULL_ATTEMPTS_MAX: u32 = 5;
 
+/// A failure or two pass; a person is told of an operation that fails after so many, once.
+const FAILURES_TOLD: u32 = 2;
+
 /// Waits between attempts start here…
 const FIRST_WAIT: Millis = Millis(50);
 
@@ -343,7 +346,12 @@ impl Retry {
                 return Err(error);
             }
             let wait = Duration::from_millis(self.backoff.wait(failures).0);
-            tracing::debug!(%error, operation, failures, ?wait, "store operation failed; trying again");
+            if failures == FAILURES_TOLD {
+                let cause = error.source().map(ToString::to_string);
+                tracing::warn!(%error, cause, "the store keeps failing; trying again");
+            } else {
+                tracing::debug!(%error, operation, failures, ?wait, "store operation failed; trying again");
+            }
             tokio::time::sleep(wait).await;
             failures += 1;
         }

@@ -147,6 +147,7 @@ async fn a_file_that_never_stands_still_is_named_and_the_rest_is_saved() {
     let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
     std::fs::write(&path, noise(1, 4 << 20)).expect("writable");
     let (stopped, moving) = (Arc::clone(&stop), path.clone());
+    let (moved, moves) = std::sync::mpsc::channel();
     let writer = std::thread::spawn(move || {
         use std::os::unix::fs::FileExt;
         let file = std::fs::OpenOptions::new().write(true).open(moving).expect("writable");
@@ -154,8 +155,12 @@ async fn a_file_that_never_stands_still_is_named_and_the_rest_is_saved() {
         while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
             count += 1;
             file.write_all_at(&count.to_le_bytes(), 0).expect("writable");
+            if count == 1_000 {
+                moved.send(()).expect("awaited");
+            }
         }
     });
+    moves.recv().expect("the writer writes");
     let claim = claim(&store.workload(), 1).await.claim;
     let saved = save(&store.workload(), &claim.id(), &SaveOptions::new(from.path())).await;
     stop.store(true, std::sync::atomic::Ordering::Relaxed);

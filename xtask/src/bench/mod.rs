@@ -1,5 +1,149 @@
-//! Measurements.
+//! `cargo xtask bench agent`: what the agent costs while nothing happens, how fast it reacts, how long it takes to
+//! store everything, each beside a Python program that does what source A's scripts do (`bench/source_a.py`).
+//!
+//! Never part of CI: what it says depends on the machine. [`idle`], [`reaction`] and [`evacuation`] measure,
+//! [`report`] writes it down; [`agents`], [`mock`] and [`process`] are what they measure with.
+
+mod agents;
+mod evacuation;
+mod idle;
+mod mock;
+mod process;
+mod reaction;
+mod report;
+mod statistics;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
-pub(crate) fn agent(_args: &[&str]) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("soon")
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use crate::tree::{cargo, output_of, root, run, succeeds};
+
+/// How much is measured.
+#[derive(Clone, Debug)]
+pub(crate) struct Extent {
+    /// After this time an agent counts as idle.
+    pub(crate) warm_up: Duration,
+    /// Over this time its CPU time is taken.
+    pub(crate) idle: Duration,
+    /// So many agents get a notice side by side…
+    pub(crate) lanes: usize,
+    /// …so many times.
+    pub(crate) rounds: usize,
+    /// So many files are stored…
+    pub(crate) files: usize,
+    /// …so many times by each program.
+    pub(crate) repetitions: usize,
+}
+
+impl Extent {
+    const FULL: Self = Self {
+        warm_up: Duration::from_secs(10),
+        idle: Duration::from_secs(120),
+        lanes: 5,
+        rounds: 20,
+        files: 2_000,
+        repetitions: 7,
+    };
+    const QUICK: Self = Self {
+        warm_up: Duration::from_secs(2),
+        idle: Duration::from_secs(6),
+        lanes: 2,
+        rounds: 1,
+        files: 200,
+        repetitions: 1,
+    };
+
+    /// Notices in all.
+    pub(crate) const fn notices(&self) -> usize {
+        self.lanes * self.rounds
+    }
+}
+
+/// What is measured, and where it may write.
+#[derive(Clone, Debug)]
+pub(crate) struct Bench {
+    pub(crate) extent: Extent,
+    /// The product's binary.
+    pub(crate) lifeboat: PathBuf,
+    /// Empty at the beginning, gone at the end.
+    pub(crate) scratch: PathBuf,
+}
+
+/// Measures, prints the table and writes `docs/bench-agent.md`.
+///
+/// # Errors
+/// When something that is measured does not do what it should: a number of a failed run is worth nothing.
+pub(crate) fn agent(args: &[&str]) -> anyhow::Result<ExitCode> {
+    let (is_quick, lifeboat) = parse(args)?;
+    if !succeeds(std::process::Command::new("python3").arg("--version")) {
+        bail!("there is no python3, which the peer needs");
+    }
+    let lifeboat = match lifeboat {
+        Some(path) => path.canonicalize().with_context(|| format!("there is no {}", path.display()))?,
+        None => built()?,
+    };
+    let scratch = process::Scratch::new()?;
+    let extent = if is_quick { Extent::QUICK } else { Extent::FULL };
+    let bench = Bench { extent, lifeboat, scratch: scratch.path().to_owned() };
+    let before = report::Surroundings::look(&bench)?;
+    println!("{}\n", before.text());
+    let results = report::Results {
+        idle: idle::measure(&bench)?,
+        reaction: reaction::measure(&bench)?,
+        evacuation: evacuation::measure(&bench)?,
+    };
+    let document = report::document(&bench.extent, &before, &results)?;
+    println!("\n{document}");
+    if !is_quick {
+        let path = root().join("docs/bench-agent.md");
+        std::fs::write(&path, document).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("written to docs/bench-agent.md");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn parse(args: &[&str]) -> anyhow::Result<(bool, Option<PathBuf>)> {
+    let mut is_quick = false;
+    let mut lifeboat = None;
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next() {
+        match *arg {
+            "--quick" => is_quick = true,
+            "--lifeboat" => lifeboat = Some(PathBuf::from(rest.next().context("--lifeboat wants a file")?)),
+            other => {
+                bail!("`{other}` makes no sense here: cargo xtask bench agent [--quick] [--lifeboat FILE]")
+            }
+        }
+    }
+    Ok((is_quick, lifeboat))
+}
+
+/// Builds the product as it is shipped, and says where it is.
+fn built() -> anyhow::Result<PathBuf> {
+    run(cargo().args(["build", "--release", "--locked", "--package", "lifeboat"]))?;
+    let metadata = output_of(cargo().args(["metadata", "--no-deps", "--format-version", "1", "--locked"]))?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
+    let target = metadata["target_directory"].as_str().context("cargo metadata without target_directory")?;
+    Ok(PathBuf::from(target).join("release/lifeboat"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_read() {
+        assert_eq!(parse(&[]).expect("sensible"), (false, None));
+        let given = parse(&["--lifeboat", "x", "--quick"]).expect("sensible");
+        assert_eq!(given, (true, Some(PathBuf::from("x"))));
+        assert!(parse(&["--lifeboat"]).is_err() && parse(&["--slow"]).is_err());
+    }
+
+    #[test]
+    fn a_full_run_sends_a_hundred_notices() {
+        assert_eq!(Extent::FULL.notices(), 100);
+    }
 }

@@ -161,7 +161,7 @@ fn cache_home() -> Option<PathBuf> {
 }
 
 fn clippy() -> anyhow::Result<Done> {
-    let args = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    let args = ["clippy", "--workspace", "--all-targets", "--locked", "--keep-going", "--", "-D", "warnings"];
     run(cargo().args(args))?;
     Ok(Done::Passed)
 }
@@ -178,7 +178,7 @@ fn bare() -> anyhow::Result<Done> {
 }
 
 fn doc() -> anyhow::Result<Done> {
-    let args = ["doc", "--workspace", "--no-deps", "--locked"];
+    let args = ["doc", "--workspace", "--no-deps", "--locked", "--keep-going"];
     run(cargo().args(args).env("RUSTDOCFLAGS", "-D warnings"))?;
     Ok(Done::Passed)
 }
@@ -191,7 +191,8 @@ fn doctest() -> anyhow::Result<Done> {
 fn test() -> anyhow::Result<Done> {
     // nextest gives each test its own process; without it the ordinary runner does.
     if succeeds(cargo().args(["nextest", "--version"])) {
-        run(for_tests(cargo().args(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])))?;
+        let args = ["nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--status-level", "slow"];
+        run(for_tests(cargo().args(args)))?;
     } else {
         let targets = ["--lib", "--bins", "--tests", "--examples"];
         let args = ["test", "--workspace", "--locked", "--no-fail-fast"];

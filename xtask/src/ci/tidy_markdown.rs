@@ -7,6 +7,9 @@ use crate::tree::SourceFile;
 /// Inline code that begins so is a path in this repository, with or without `::test_name` behind it.
 const OUR_FOLDERS: [&str; 6] = ["crates/", "docs/", "examples/", "deploy/", "bench/", "xtask/"];
 
+/// Here every word that could be a test's name must be one.
+const PROMISES: &str = "docs/semantics.md";
+
 /// Every claim that is not true, one line each: `path:line: what`.
 pub(crate) fn check(files: &[SourceFile]) -> Vec<String> {
     let tree = Tree::new(files);
@@ -17,6 +20,9 @@ pub(crate) fn check(files: &[SourceFile]) -> Vec<String> {
             let (outside, code) = split_code(&line);
             found.extend(links(&outside).filter_map(|link| tree.broken_link(&file.path, link)).map(said));
             found.extend(code.iter().filter_map(|code| tree.broken_claim(code)).map(said));
+            if file.path == PROMISES {
+                found.extend(code.iter().filter_map(|code| tree.missing_test(code)).map(said));
+            }
         }
     }
     found
@@ -67,6 +73,18 @@ impl<'a> Tree<'a> {
         let name = names?.rsplit("::").next()?;
         let has_it = self.files.get(path).is_some_and(|text| text.contains(&format!("fn {name}(")));
         (!has_it).then(|| format!("{path} has no function {name}"))
+    }
+
+    /// Words with three underscores are names of tests: nothing else is as long.
+    fn missing_test(&self, code: &str) -> Option<String> {
+        let is_name = code.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        if !is_name || code.matches('_').count() < 3 {
+            return None;
+        }
+        let definition = format!("fn {code}(");
+        let is_there =
+            self.files.iter().any(|(path, text)| path.ends_with(".rs") && text.contains(&definition));
+        (!is_there).then(|| format!("there is no test {code}"))
     }
 
     fn exists(&self, path: &str) -> bool {
@@ -162,6 +180,16 @@ mod tests {
         for link in ["c.md", "../b.md", "../../docs/b.md", "crates/x", "b.md#other", "#none"] {
             assert!(said(&format!("\nsee [it]({link})")).contains("docs/a.md:2: the link"), "{link}");
         }
+    }
+
+    #[test]
+    fn every_promise_names_tests_that_exist() {
+        let file = |path: &str, text: &str| SourceFile { path: path.to_owned(), text: text.to_owned() };
+        let files = [
+            file(PROMISES, "`a_test_that_holds` and `a_test_that_is_gone`, `state_file`"),
+            file("crates/x/src/lib.rs", "fn a_test_that_holds() {}"),
+        ];
+        assert_eq!(check(&files), ["docs/semantics.md:1: there is no test a_test_that_is_gone"]);
     }
 
     #[test]

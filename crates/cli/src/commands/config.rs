@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use anyhow::Context;
 use lifeboat_agent::Config;
 use lifeboat_agent::RunError;
 use lifeboat_core::evacuation::stage::Stage;
@@ -12,7 +13,10 @@ use crate::output;
 /// Checks a file and prints what is in force.
 pub(crate) fn check(file: &Path, json: bool) -> anyhow::Result<u8> {
     let config = Config::read(file).map_err(RunError::from)?;
-    let settings = config.settings().map_err(RunError::from)?;
+    let settings = config
+        .settings()
+        .map_err(RunError::from)
+        .with_context(|| format!("{} is not a valid configuration", file.display()))?;
     let budgets: serde_json::Map<String, serde_json::Value> = Stage::ALL
         .into_iter()
         .map(|stage| {
@@ -27,6 +31,7 @@ pub(crate) fn check(file: &Path, json: bool) -> anyhow::Result<u8> {
         "file": file.display().to_string(),
         "written": config,
         "grace_ms": settings.grace.0,
+        "operator_grace_ms": settings.operator_grace.0,
         "reserve_ms": settings.plan.reserve.0,
         "late_ms": settings.patience.late.0,
         "stale_ms": settings.patience.stale.0,

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use lifeboat_agent::clock::wall_now;
 use lifeboat_agent::control::{AskError, ask};
 use lifeboat_agent::dirs::DirsError;
-use lifeboat_agent::{Setup, bytes_text};
+use lifeboat_agent::{Config, Setup, bytes_text};
 use lifeboat_core::conclusion::exit_code;
 use lifeboat_core::time::Millis;
 use lifeboat_imds::WallClock;
 use lifeboat_imds::diagnose::{Verdict, diagnose, diagnose_client};
+use lifeboat_snapshot::StoreUrl;
 use lifeboat_snapshot::probe::probe;
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
@@ -30,6 +31,9 @@ const SPACE_MIN: u64 = 256 << 20;
 /// The agent itself needs some 60; packs, connections and the runtime make up the rest.
 const FILES_MIN: u64 = 256;
 
+const WORK_DIR: &str = "work directory";
+const STORE: &str = "store";
+
 /// One line of the report.
 #[derive(Debug, Serialize)]
 struct Finding {
@@ -44,14 +48,29 @@ pub(crate) async fn doctor(args: &WorkloadArgs, json: bool) -> anyhow::Result<u8
     // Without a name everything else can still be looked at.
     let is_named = config.name.is_some();
     config.name.get_or_insert_with(|| "doctor".to_owned());
+    // What cannot be used is a finding, and must not hide the others.
+    let no_work_dir = missing_work_dir(&mut config);
+    let no_store = unusable_store(&mut config);
     let setup = Setup::new(&config, None, |name| std::env::var_os(name))?;
     let mut findings = metadata(&setup).await;
-    findings.push(work_dir(&setup.work_dir));
-    findings.push(space("space for the work", &setup.work_dir));
-    findings.push(state_dir(&setup));
-    findings.push(store(&setup).await);
-    if let Some(directory) = setup.store.directory() {
-        findings.push(space("space for the store", directory));
+    match no_work_dir {
+        Some(finding) => findings.push(finding),
+        None => {
+            findings.push(work_dir(&setup.work_dir));
+            findings.push(space("space for the work", &setup.work_dir));
+        }
+    }
+    findings.push(state_dir(&setup, is_named));
+    match no_store {
+        Some(finding) => findings.push(finding),
+        None => {
+            let found = store(&setup).await;
+            let is_there = found.verdict == Verdict::Ok;
+            findings.push(found);
+            if let Some(directory) = setup.store.directory().filter(|_| is_there) {
+                findings.push(space("space for the store", directory));
+            }
+        }
     }
     findings.push(open_files());
     if is_named {
@@ -114,8 +133,30 @@ async fn metadata(setup: &Setup) -> Vec<Finding> {
         .collect()
 }
 
+/// `lifeboat run` creates a work directory that does not exist; a check creates nothing.
+fn missing_work_dir(config: &mut Config) -> Option<Finding> {
+    let dir = config.work_dir.take_if(|dir| !dir.is_dir())?;
+    let what = dir.display();
+    Some(match std::fs::symlink_metadata(&dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => warn(
+            WORK_DIR,
+            &format!("{what} does not exist"),
+            "`lifeboat run` creates it; if there should be work in it, check its name",
+        ),
+        Err(error) => fail(WORK_DIR, format!("{what}: {error}"), "name another directory with --work-dir"),
+        Ok(_) => fail(WORK_DIR, format!("{what} is no directory"), "name a directory with --work-dir"),
+    })
+}
+
+fn unusable_store(config: &mut Config) -> Option<Finding> {
+    let text = config.store.clone()?;
+    let error = text.parse::<StoreUrl>().err()?;
+    config.store = None;
+    Some(fail(STORE, format!("{text}: {error}"), "name another store with --store"))
+}
+
 fn work_dir(path: &Path) -> Finding {
-    let check = "work directory";
+    let check = WORK_DIR;
     let probe = path.join(format!(".lifeboat-doctor-{}", std::process::id()));
     let tried = std::fs::write(&probe, b"probe").and_then(|()| std::fs::remove_file(&probe));
     match tried.and_then(|()| std::fs::read_dir(path).map(drop)) {
@@ -149,30 +190,39 @@ fn space(check: &'static str, path: &Path) -> Finding {
     }
 }
 
-fn state_dir(setup: &Setup) -> Finding {
+fn state_dir(setup: &Setup, is_named: bool) -> Finding {
     let check = "state directory";
-    match setup.dirs.create() {
-        Ok(()) => ok(check, format!("{} is private and can be written", setup.dirs.agent.display())),
-        Err(error) => fail(check, error.to_string(), "set XDG_STATE_HOME to a directory of this user"),
+    let tried = setup.dirs.create().map_err(anyhow::Error::from).and_then(|()| {
+        let probe = setup.dirs.agent.join(".doctor");
+        std::fs::write(&probe, b"probe")?;
+        Ok(std::fs::remove_file(&probe)?)
+    });
+    if !is_named {
+        let _ = std::fs::remove_dir(&setup.dirs.agent); // it was made for this check; never with anything in it
+    }
+    match tried {
+        Ok(()) => ok(check, format!("{} can be written", setup.state_dir.display())),
+        Err(error) => fail(
+            check,
+            output::causes(&error).join(": "),
+            "set XDG_STATE_HOME to a directory of this user that can be written",
+        ),
     }
 }
 
 async fn store(setup: &Setup) -> Finding {
-    let check = "store";
+    let check = STORE;
     let tried = match lifeboat_snapshot::open(&setup.store) {
         Ok(store) => tokio::time::timeout(STORE_WITHIN, probe(&Arc::clone(&store))).await,
         Err(error) => Ok(Err(error)),
     };
     match tried {
         Ok(Ok(())) => ok(check, format!("{} takes, keeps and protects objects", setup.store)),
-        Ok(Err(error)) => {
-            let causes: Vec<String> = anyhow::Error::new(error).chain().map(ToString::to_string).collect();
-            fail(
-                check,
-                format!("{}: {}", setup.store, causes.join(": ")),
-                "check the URL, and that this user may create, read, list and delete there",
-            )
-        }
+        Ok(Err(error)) => fail(
+            check,
+            format!("{}: {}", setup.store, output::causes(&anyhow::Error::new(error)).join(": ")),
+            "check the URL, and that this user may create, read, list and delete there",
+        ),
         Err(_) => fail(
             check,
             format!("{} does not answer within {} s", setup.store, STORE_WITHIN.as_secs()),

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use lifeboat_agent::{RunError, Ui, bytes_text};
-use lifeboat_snapshot::claim::{Claimant, Wait};
+use lifeboat_snapshot::claim::{AcquireError, Acquired, Claimant, Wait};
 use lifeboat_snapshot::id::Nonce;
-use lifeboat_snapshot::journal::{Holder, RecoveryPoint, Release};
+use lifeboat_snapshot::journal::{Event, Head, Holder, RecoveryPoint, Release};
 use lifeboat_snapshot::manifest::EntryKind;
 use lifeboat_snapshot::restore::{RestoreOptions, Restored};
 use lifeboat_snapshot::{Claim, Workload, acquire, read_manifest};
@@ -20,6 +20,9 @@ use crate::output;
 /// The lease of a claim that lasts as long as one restore.
 const LEASE: Duration = Duration::from_secs(30);
 
+/// A holder is dead once it was silent for its lease; this much longer is waited for that to show.
+const LEASE_MARGIN: Duration = Duration::from_secs(1);
+
 pub(crate) async fn restore(args: &RestoreArgs, ui: &Ui, json: bool) -> anyhow::Result<u8> {
     let (workload, point) = point(&args.point).await?;
     let only = if args.only.is_empty() { None } else { Some(globs(&args.only)?) };
@@ -28,7 +31,10 @@ pub(crate) async fn restore(args: &RestoreArgs, ui: &Ui, json: bool) -> anyhow::
     }
     let options =
         RestoreOptions { only, progress: (ui.progress)("restoring"), ..RestoreOptions::new(&args.to) };
-    let restored = if args.no_claim {
+    let head = lifeboat_snapshot::journal::head(&workload).await.map_err(RunError::from)?;
+    // Finished work is taken up by nobody, and a claim would make it unfinished.
+    let is_done = head.is_some_and(|head| matches!(head.record.event, Event::Done { .. }));
+    let restored = if args.no_claim || is_done {
         lifeboat_snapshot::restore(&workload, &point.manifest, &options).await
     } else {
         Box::pin(claimed(&workload, &point, &options)).await?
@@ -48,8 +54,8 @@ async fn claimed(
     let holder = Holder { instance: format!("{host} (lifeboat restore)"), host, pid: std::process::id() };
     let claimant = Claimant { agent: Nonce::random(), holder, lease: LEASE };
     let before = lifeboat_snapshot::journal::head(workload).await.map_err(RunError::from)?;
-    let acquired = acquire(workload, &claimant, Wait::Until(tokio::time::Instant::now() + 2 * LEASE)).await;
-    let mut claim = acquired.map_err(RunError::from)?.claim;
+    let mut claim =
+        acquire_or_wait(workload, &claimant, before.as_ref()).await.map_err(RunError::from)?.claim;
     let restored = {
         let renewing = renew(&mut claim);
         tokio::select! {
@@ -58,7 +64,6 @@ async fn claimed(
         }
     };
     // What the last owner left behind stays with the work.
-    use lifeboat_snapshot::journal::Event;
     let last = before.and_then(|head| match head.record.event {
         Event::Released(release) => Some(*release),
         Event::Claimed { .. } | Event::Committed | Event::Done { .. } => None,
@@ -66,6 +71,27 @@ async fn claimed(
     let release = last.unwrap_or_else(|| Release { reason: "restored by hand".into(), ..Release::default() });
     claim.release(release).await.map_err(RunError::from)?;
     Ok(restored)
+}
+
+/// A dead holder shows itself by its silence, a living one keeps the work.
+async fn acquire_or_wait(
+    workload: &Workload,
+    claimant: &Claimant,
+    head: Option<&Head>,
+) -> Result<Acquired, AcquireError> {
+    match acquire(workload, claimant, Wait::No).await {
+        Err(AcquireError::Held { by, .. }) => {
+            let lease = head.map_or(LEASE, |head| Duration::from_millis(head.record.lease_ms)) + LEASE_MARGIN;
+            tracing::warn!(
+                by = by.instance,
+                host = by.host,
+                "the work is held; waiting {} s to see whether its holder lives (--no-claim copies the files at once)",
+                lease.as_secs()
+            );
+            acquire(workload, claimant, Wait::Until(tokio::time::Instant::now() + lease)).await
+        }
+        other => other,
+    }
 }
 
 /// Renews until the claim is lost.

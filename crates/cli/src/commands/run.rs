@@ -13,23 +13,47 @@ use crate::output;
 /// A status is answered between two of the agent's turns.
 const STATUS_WAIT: Duration = Duration::from_secs(5);
 
-pub(crate) async fn run(args: &RunArgs, ui: Ui, json: bool) -> anyhow::Result<u8> {
+/// How much is said of a run's end, and to whom.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Say {
+    /// To programs.
+    pub(crate) json: bool,
+    /// Nothing where nothing went wrong.
+    pub(crate) is_quiet: bool,
+}
+
+pub(crate) async fn run(args: &RunArgs, ui: Ui, say: Say) -> anyhow::Result<u8> {
     let setup = Setup::new(&args.config()?, args.command.first(), |name| std::env::var_os(name))?;
+    tracing::debug!(
+        store = %setup.store,
+        work_dir = %setup.work_dir.display(),
+        state_dir = %setup.dirs.agent.display(),
+        metadata = setup.metadata.as_ref().map(tracing::field::display),
+        "set up"
+    );
     let end = lifeboat_agent::run(&setup, &args.command, ui).await?;
     // Standard output belongs to the command.
-    if json {
+    if say.json {
         output::note(&serde_json::to_string(&end)?);
-    } else {
+    } else if !say.is_quiet || end.code == exit_code::INCOMPLETE {
         if let Some(summary) = &end.summary {
             output::note(summary.table().trim_end());
         }
-        output::note(&format!("lifeboat: {} (exit code {})", end.message, end.code));
+        let code = format!("exit code {}", end.code);
+        let code = if end.message.ends_with(&code) { String::new() } else { format!("; {code}") };
+        output::note(&format!("lifeboat: {}{code}", end.message));
     }
     Ok(end.code)
 }
 
 pub(crate) async fn evacuate(args: &WorkloadArgs, ui: Ui, json: bool) -> anyhow::Result<u8> {
     let setup = setup(args)?;
+    let is_known = args.work_dir.is_some() || args.store.config.is_some() || setup.has_run();
+    anyhow::ensure!(
+        is_known,
+        "`{}` has never run on this machine for this user; to save a directory under that name, give --work-dir",
+        setup.name
+    );
     let summary = lifeboat_agent::evacuate(&setup, ui).await?;
     output::either(json, &summary, || summary.table())?;
     Ok(match summary.verdict {
@@ -46,13 +70,26 @@ pub(crate) async fn status(args: &WorkloadArgs, json: bool) -> anyhow::Result<u8
             .as_object()
             .into_iter()
             .flatten()
-            .map(|(key, value)| {
-                vec![key.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned)]
+            .flat_map(|(key, value)| match value.as_object() {
+                Some(parts) => parts.iter().map(|(part, value)| row(part, value)).collect(),
+                None => vec![row(key, value)],
             })
             .collect();
         output::table(&rows)
     })?;
     Ok(0)
+}
+
+fn row(key: &str, value: &serde_json::Value) -> Vec<String> {
+    let text = match value {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Null => "-".to_owned(),
+        serde_json::Value::Array(items) if items.is_empty() => "-".to_owned(),
+        serde_json::Value::Bool(true) => "yes".to_owned(),
+        serde_json::Value::Bool(false) => "no".to_owned(),
+        other => other.to_string(),
+    };
+    vec![key.replace('_', " "), text]
 }
 
 fn setup(args: &WorkloadArgs) -> anyhow::Result<Setup> {

@@ -3,13 +3,13 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use lifeboat_agent::{RunError, Ui, bytes_text};
 use lifeboat_core::conclusion::exit_code;
 use lifeboat_snapshot::journal::{self, Event, Record, RecoveryPoint};
-use lifeboat_snapshot::manifest::EntryKind;
+use lifeboat_snapshot::manifest::{EntryKind, ReadManifestError};
 use lifeboat_snapshot::prune::PrunePlan;
-use lifeboat_snapshot::{ObjectStore, Workload, WorkloadName, extra, read_manifest};
+use lifeboat_snapshot::{ObjectStore, StoreError, StoreUrl, Workload, WorkloadName, extra, read_manifest};
 use serde_json::{Value, json};
 
 use crate::args::{PointArgs, PruneArgs, ShowArgs, StoreArgs};
@@ -19,12 +19,13 @@ use crate::output::{self, instant, table};
 const POINTS_SHOWN: usize = 10;
 
 pub(crate) async fn list(args: &StoreArgs, json: bool) -> anyhow::Result<u8> {
-    let store = open(args)?;
     let mut rows =
         vec![["NAME", "STATE", "OWNER", "GENERATION", "FILES", "SIZE", "SINCE"].map(str::to_owned).to_vec()];
     let mut values = Vec::new();
-    for name in Workload::list(&store).await.map_err(RunError::from)? {
-        let workload = Workload::new(Arc::clone(&store), name.clone());
+    let (url, store) = open(args)?;
+    for name in names(store.as_ref()).await? {
+        let Some(store) = &store else { break };
+        let workload = Workload::new(Arc::clone(store), name.clone());
         // One damaged workload must not hide the others.
         match journal::head(&workload).await {
             Ok(Some(head)) => {
@@ -34,9 +35,9 @@ pub(crate) async fn list(args: &StoreArgs, json: bool) -> anyhow::Result<u8> {
                     name.to_string(),
                     state(&record.event).to_owned(),
                     record.holder.instance.clone(),
-                    point.map_or("-".into(), |point| point.seq.to_string()),
-                    point.map_or("-".into(), |point| point.manifest.files.to_string()),
-                    point.map_or("-".into(), |point| bytes_text(point.manifest.bytes)),
+                    point.map_or_else(|| "-".into(), |point| point.seq.to_string()),
+                    point.map_or_else(|| "-".into(), |point| point.manifest.files.to_string()),
+                    point.map_or_else(|| "-".into(), |point| bytes_text(point.manifest.bytes)),
                     instant(record.at_unix_ms),
                 ]);
                 values.push(json!({ "name": name, "state": state(&record.event), "head": record }));
@@ -49,7 +50,7 @@ pub(crate) async fn list(args: &StoreArgs, json: bool) -> anyhow::Result<u8> {
         }
     }
     output::either(json, &values, || {
-        if rows.len() == 1 { "nothing is stored here\n".to_owned() } else { table(&rows) }
+        if rows.len() == 1 { format!("nothing is stored in {url}\n") } else { table(&rows) }
     })?;
     Ok(0)
 }
@@ -57,7 +58,7 @@ pub(crate) async fn list(args: &StoreArgs, json: bool) -> anyhow::Result<u8> {
 pub(crate) async fn show(args: &ShowArgs, json: bool) -> anyhow::Result<u8> {
     let workload = workload(&args.store, &args.name)?;
     let records = journal::records(&workload).await.map_err(RunError::from)?;
-    let Some(head) = records.last() else { bail!("there is no workload `{}` in this store", args.name) };
+    let Some(head) = records.last() else { return Err(unknown(&args.store, &args.name)) };
     let mut points = journal::recovery_points(&workload).await.map_err(RunError::from)?;
     points.sort_by_key(|point| std::cmp::Reverse(point.seq));
     let release = records.iter().rev().find_map(|record| match &record.event {
@@ -72,9 +73,13 @@ pub(crate) async fn show(args: &ShowArgs, json: bool) -> anyhow::Result<u8> {
     };
     let state_text = saved(release.and_then(|release| release.state.clone())).await;
     let logs = saved(release.and_then(|release| release.logs.clone())).await;
-    let manifest = match points.first() {
-        Some(point) => Some(read_manifest(&workload, &point.manifest).await?),
-        None => None,
+    // A damaged recovery point must not hide the rest.
+    let (manifest, unreadable) = match points.first() {
+        Some(point) => match read_manifest(&workload, &point.manifest).await {
+            Ok(manifest) => (Some(manifest), None),
+            Err(error) => (None, Some(output::causes(&error.into()).join(": "))),
+        },
+        None => (None, None),
     };
     let files: Vec<Value> = manifest
         .iter()
@@ -93,6 +98,7 @@ pub(crate) async fn show(args: &ShowArgs, json: bool) -> anyhow::Result<u8> {
         "head": head,
         "recovery_points": points,
         "release": release,
+        "unreadable": unreadable,
         "left_out": left_out.clone().collect::<Vec<_>>(),
         "saved_state": state_text.as_ref().and_then(|text| serde_json::from_slice::<Value>(text).ok()),
         "final_logs": logs.as_ref().map(|text| String::from_utf8_lossy(text)),
@@ -105,8 +111,11 @@ pub(crate) async fn show(args: &ShowArgs, json: bool) -> anyhow::Result<u8> {
         if let Some(release) = release {
             text.push_str(&format!("last given back: {}\n", release.reason));
         }
+        if let Some(why) = &unreadable {
+            text.push_str(&format!("the newest recovery point is UNREADABLE: {why}\n"));
+        }
         for left in left_out {
-            let path = left.path.as_ref().map_or("(work directory)".into(), ToString::to_string);
+            let path = left.path.as_ref().map_or_else(|| "(work directory)".into(), ToString::to_string);
             text.push_str(&format!("left out: {path}: {}\n", left.reason));
         }
         if let Some(state) = &state_text {
@@ -166,8 +175,16 @@ const fn state(event: &Event) -> &'static str {
 pub(crate) async fn verify(args: &PointArgs, ui: &Ui, json: bool) -> anyhow::Result<u8> {
     let (workload, point) = point(args).await?;
     let progress = (ui.progress)("verifying");
-    let verified = lifeboat_snapshot::verify(&workload, &point.manifest, progress.as_ref()).await?;
+    let verified = lifeboat_snapshot::verify(&workload, &point.manifest, progress.as_ref()).await;
     drop(progress);
+    let verified = match verified {
+        Ok(verified) => verified,
+        Err(error) if is_damage(&error) => {
+            output::failure(&error.into(), json);
+            return Ok(exit_code::NOT_RESTORED);
+        }
+        Err(error) => return Err(error.into()),
+    };
     let damaged: Vec<String> =
         verified.damaged.iter().map(|(key, error)| format!("{key}: {error}")).collect();
     let value = json!({ "generation": point.seq, "sound_objects": verified.sound, "damaged": damaged });
@@ -190,15 +207,20 @@ pub(crate) async fn prune(args: &PruneArgs, json: bool) -> anyhow::Result<u8> {
     let Some(keep) = keep else {
         bail!("--keep must be at least 1: the newest recovery point is never deleted")
     };
-    let store = open(&args.store)?;
-    let names = match &args.name {
-        Some(name) => vec![name.parse().map_err(RunError::from)?],
-        None => Workload::list(&store).await.map_err(RunError::from)?,
+    let (url, store) = open(&args.store)?;
+    let all = names(store.as_ref()).await?;
+    let wanted: Option<WorkloadName> =
+        args.name.as_ref().map(|name| name.parse()).transpose().map_err(RunError::from)?;
+    let chosen = match wanted {
+        Some(name) if all.contains(&name) => vec![name],
+        Some(name) => return Err(unknown(&args.store, name.as_str())),
+        None => all,
     };
     let plan = PrunePlan { keep, holder: None, is_dry_run: args.dry_run };
     let (mut values, mut text) = (Vec::new(), String::new());
-    for name in names {
-        let workload = Workload::new(Arc::clone(&store), name);
+    for name in chosen {
+        let Some(store) = &store else { break };
+        let workload = Workload::new(Arc::clone(store), name);
         let pruned = lifeboat_snapshot::prune(&workload, &plan).await?;
         let generations: Vec<u64> = pruned.forgotten.iter().map(|point| point.seq).collect();
         let name = workload.name();
@@ -206,8 +228,16 @@ pub(crate) async fn prune(args: &PruneArgs, json: bool) -> anyhow::Result<u8> {
             "name": name, "forgotten": generations, "objects": pruned.objects, "bytes": pruned.bytes, "dry_run": args.dry_run,
         }));
         let (verb, count) = (if args.dry_run { "would delete" } else { "deleted" }, pruned.objects.len());
+        let forgotten = match generations.as_slice() {
+            [] => "every recovery point is kept".to_owned(),
+            [one] => format!("recovery point {one}"),
+            several => format!(
+                "recovery points {}",
+                several.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+            ),
+        };
         text.push_str(&format!(
-            "{name}: {verb} {count} objects, {}; recovery points {generations:?}\n",
+            "{name}: {verb} {count} objects, {}; {forgotten}\n",
             bytes_text(pruned.bytes)
         ));
         if args.dry_run {
@@ -216,35 +246,74 @@ pub(crate) async fn prune(args: &PruneArgs, json: bool) -> anyhow::Result<u8> {
             }
         }
     }
-    output::either(json, &values, || text)?;
+    output::either(json, &values, || {
+        if text.is_empty() { format!("nothing is stored in {url}\n") } else { text }
+    })?;
     Ok(0)
 }
 
-/// Opens the store that the flags name.
-pub(crate) fn open(args: &StoreArgs) -> anyhow::Result<Arc<dyn ObjectStore>> {
+/// Whether the fault lies in what is stored, not in the way to it.
+const fn is_damage(error: &ReadManifestError) -> bool {
+    matches!(
+        error,
+        ReadManifestError::Refused { .. }
+            | ReadManifestError::Store(StoreError::Corrupt { .. } | StoreError::NotFound { .. })
+    )
+}
+
+/// Opens the store that the flags name. `None`: it is a directory that does not exist; asking creates nothing.
+fn open(args: &StoreArgs) -> anyhow::Result<(StoreUrl, Option<Arc<dyn ObjectStore>>)> {
+    let url = url(args)?;
+    if url.directory().is_some_and(|directory| !directory.exists()) {
+        return Ok((url, None));
+    }
+    let store = lifeboat_snapshot::open(&url).map_err(RunError::from)?;
+    Ok((url, Some(store)))
+}
+
+fn url(args: &StoreArgs) -> anyhow::Result<StoreUrl> {
     let state = lifeboat_agent::dirs::state_dir(|name| std::env::var_os(name));
-    let url = lifeboat_agent::setup::store_url(&args.config()?, &state)?;
-    Ok(lifeboat_snapshot::open(&url).map_err(RunError::from)?)
+    Ok(lifeboat_agent::setup::store_url(&args.config()?, &state)?)
+}
+
+async fn names(store: Option<&Arc<dyn ObjectStore>>) -> anyhow::Result<Vec<WorkloadName>> {
+    match store {
+        Some(store) => Ok(Workload::list(store).await.map_err(RunError::from)?),
+        None => Ok(Vec::new()),
+    }
 }
 
 fn workload(args: &StoreArgs, name: &str) -> anyhow::Result<Workload> {
-    let name: WorkloadName = name.parse().map_err(RunError::from)?;
-    Ok(Workload::new(open(args)?, name))
+    let checked: WorkloadName = name.parse().map_err(RunError::from)?;
+    match open(args)? {
+        (_, Some(store)) => Ok(Workload::new(store, checked)),
+        (_, None) => Err(unknown(args, name)),
+    }
+}
+
+fn unknown(args: &StoreArgs, name: &str) -> anyhow::Error {
+    match url(args) {
+        Ok(url) => anyhow!("there is no workload `{name}` in {url}; `lifeboat list` shows what there is"),
+        Err(error) => error,
+    }
 }
 
 /// The workload and the recovery point that the flags name.
 pub(crate) async fn point(args: &PointArgs) -> anyhow::Result<(Workload, RecoveryPoint)> {
     let workload = workload(&args.store, &args.name)?;
     let points = journal::recovery_points(&workload).await.map_err(RunError::from)?;
+    if journal::head(&workload).await.map_err(RunError::from)?.is_none() {
+        return Err(unknown(&args.store, &args.name));
+    }
     let wanted = match args.generation {
         Some(generation) => points.into_iter().find(|point| point.seq == generation),
         None => points.into_iter().max_by_key(|point| point.seq),
     };
     let point = wanted.with_context(|| match args.generation {
         Some(generation) => {
-            format!("`{}` has no recovery point {generation}; `lifeboat show` lists them", args.name)
+            format!("`{0}` has no recovery point {generation}; `lifeboat show {0}` lists them", args.name)
         }
-        None => format!("`{}` has no recovery point in this store", args.name),
+        None => format!("nothing of `{}` has been saved yet: it has no recovery point", args.name),
     })?;
     Ok((workload, point))
 }

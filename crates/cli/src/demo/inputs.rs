@@ -39,8 +39,16 @@ pub(super) fn collect(given: Option<&Path>, count: usize, folder: &Path) -> anyh
             }
         }
     }
-    if found.len() < 2 {
-        bail!("found {} text files; give a directory with some: lifeboat demo --input DIR", found.len());
+    if found.len() < super::ROUNDS_MIN {
+        let place = given.map_or_else(|| "on this machine".to_owned(), |dir| format!("in {}", dir.display()));
+        bail!(
+            "found {} text files of {} to {} bytes {place}, and need {}; give a directory with more: \
+             lifeboat demo --input DIR",
+            found.len(),
+            SIZES.start(),
+            SIZES.end(),
+            super::ROUNDS_MIN,
+        );
     }
     found
         .iter()

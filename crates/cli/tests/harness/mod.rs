@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use lifeboat_imds::identity::Identity;
 use lifeboat_imds::mock::{Control, Mock, Script};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Far longer than anything here takes on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -42,7 +42,7 @@ pub(crate) struct Imds {
     _stop: tokio::sync::oneshot::Sender<()>,
 }
 
-/// A `lifeboat` that runs in a session of its own. Dropping it kills the whole session.
+/// A `lifeboat` that runs. Dropping it kills it and every process below it.
 #[derive(Debug)]
 pub(crate) struct Running {
     child: Child,
@@ -196,7 +196,7 @@ impl Machine {
 
 impl Running {
     pub(crate) fn start(command: &mut Command) -> Self {
-        // A session of its own, so that nothing of it survives the test.
+        // Out of reach of what a terminal sends to the tests.
         let mut child = command
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -242,6 +242,15 @@ impl Running {
         }
     }
 
+    /// Waits for so long, in which no log line may come and it may not end.
+    pub(crate) fn wait_for_silence(&mut self, span: Duration) {
+        match self.lines.recv_timeout(span) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(line) => panic!("{line}, after:\n{}", self.log()),
+            Err(RecvTimeoutError::Disconnected) => panic!("it ended:\n{}", self.log()),
+        }
+    }
+
     /// The next log line, or `None` when it has ended.
     pub(crate) fn next_line(&mut self) -> Option<String> {
         let line = self.lines.recv_timeout(LIMIT).ok()?;
@@ -284,8 +293,12 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = kill_process_group(self.pid(), Signal::KILL); // it may have ended just now
+            let below = descendants(self.pid());
+            let _ = kill_process(self.pid(), Signal::KILL); // it may have ended just now
             let _ = self.child.wait();
+            for pid in below {
+                let _ = kill_process(pid, Signal::KILL); // the same
+            }
         }
     }
 }
@@ -303,6 +316,26 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 pub(crate) fn is_alive(pid: &str) -> bool {
     fs::read_to_string(format!("/proc/{}/stat", pid.trim()))
         .is_ok_and(|stat| !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
+}
+
+/// Every process below `root`, whatever session or group it is in.
+pub(crate) fn descendants(root: Pid) -> Vec<Pid> {
+    let parent_of = |pid: i32| -> Option<i32> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+    };
+    let all: Vec<i32> = fs::read_dir("/proc")
+        .expect("readable")
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    let mut family = vec![root.as_raw_nonzero().get()];
+    let mut next = 0;
+    while let Some(parent) = family.get(next).copied() {
+        family.extend(all.iter().copied().filter(|pid| parent_of(*pid) == Some(parent)));
+        next += 1;
+    }
+    family[1..].iter().copied().filter_map(Pid::from_raw).collect()
 }
 
 /// Every path below `dir` with its kind, mode and content: two equal trees compare equal.

@@ -26,15 +26,22 @@ pub(super) struct Comparison {
     pub(super) stale: Vec<EntryPath>,
 }
 
+/// Which entries of the recovery point are restored.
+pub(super) struct Wanted<'a> {
+    pub(super) entries: &'a [usize],
+    /// What is not wanted is not looked at: it stays.
+    pub(super) is_partial: bool,
+}
+
 /// Compares everything in the target with the `wanted` entries of `manifest`.
 ///
-/// In a partial restore, what is not wanted is not looked at: it stays.
+/// What is `excluded` stays, unless the recovery point has it.
 pub(super) fn compare(
     dirs: &mut Dirs,
     manifest: &Manifest,
-    wanted: &[usize],
+    Wanted { entries: wanted, is_partial }: Wanted<'_>,
     superseded: &[Arc<Manifest>],
-    is_partial: bool,
+    excluded: &Excluded,
 ) -> io::Result<Comparison> {
     let scanned = scan(dirs, &Excluded::nothing(), &AtomicBool::new(false))?;
     let entries: HashMap<&[u8], usize> =
@@ -45,15 +52,18 @@ pub(super) fn compare(
         .collect();
     let mut comparison = Comparison::default();
     let mut is_there = vec![false; manifest.entries.len()];
-    // Something that cannot be looked at cannot be compared: sockets, pipes, and folders without permission.
-    let unreadable = scanned.left_out.into_iter().filter_map(|left_out| left_out.path);
-    comparison
-        .conflicts
-        .extend(unreadable.filter(|path| !is_partial || entries.contains_key(path.as_bytes())));
+    // What cannot be looked at cannot be compared. Sockets and pipes hold nothing: they only must not be in the way.
+    let in_the_way = scanned.left_out.into_iter().filter_map(|left_out| {
+        let is_loss = left_out.reason.is_loss();
+        left_out.path.filter(|path| {
+            entries.contains_key(path.as_bytes()) || (is_loss && !is_partial && !excluded.covers(path))
+        })
+    });
+    comparison.conflicts.extend(in_the_way);
 
     for found in &scanned.found {
         let here = entries.get(found.path.as_bytes()).copied();
-        if here.is_none() && is_partial {
+        if here.is_none() && (is_partial || excluded.covers(&found.path)) {
             continue;
         }
         let mut existing = Existing { dirs, found, digest: None };

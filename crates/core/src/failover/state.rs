@@ -1,0 +1,313 @@
+//! What is stored of a service, and how one look at the world moves it on.
+//!
+//! [`State::advance`] is the only function that changes phase or split. It computes; committing the result and
+//! acting on it is [`super::machine`]'s.
+
+use serde::{Deserialize, Serialize};
+
+use super::phase::Phase;
+use super::policy::Policy;
+use super::reason::Reason;
+use super::split::{Split, Wanted};
+use super::stability::{Outcome, Samples};
+use super::view::{Counts, View};
+use super::window::Window;
+use crate::time::{Millis, Timestamp};
+
+/// Changes of phase within one look. The longest chain is On-Demand → shifting → Spot; a bound makes a rule
+/// that chases its own tail a bug that shows, not a loop that hangs.
+const MOVES_MAX: u32 = 4;
+
+/// What holds for a service whatever its policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Decides the split.
+    pub policy: Policy,
+    /// The sliding window of errors.
+    pub window: Millis,
+    /// A shift that is not complete after this long is given up, and a person is told. Source B: 10 min.
+    pub shift_max: Millis,
+    /// How long a service stays degraded before On-Demand is tried, and a person told, again.
+    pub degraded_max: Millis,
+    /// On-Demand that was just raised stays at least this long: its first minute is billed in any case.
+    pub hold: Millis,
+    /// Probes are looked at this often. More than 66 s apart would never give ten samples in ten minutes.
+    pub sample_every: Millis,
+}
+
+impl Rules {
+    /// The rules of docs/failover.md with this policy.
+    #[must_use]
+    pub const fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            window: Millis::from_secs(300),
+            shift_max: Millis::from_secs(600),
+            degraded_max: Millis::from_secs(600),
+            hold: Millis::from_secs(60),
+            sample_every: Millis::from_secs(45),
+        }
+    }
+}
+
+/// The fleet as it was last seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// How many ready tasks are wanted.
+    pub target: u32,
+    /// Spot tasks.
+    pub spot: Counts,
+    /// On-Demand tasks.
+    pub on_demand: Counts,
+    /// See [`View::cover`].
+    pub cover: u32,
+    /// See [`View::oldest_pending`].
+    pub oldest_pending: Millis,
+    /// What both services are told to run at this moment, by whomever.
+    pub desired: Split,
+    /// Whether this is recent enough to stop tasks on. To start some, an old look is good enough.
+    pub is_fresh: bool,
+}
+
+/// What is stored of a service: everything that a controller which starts anew must know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Rises by one with each commit; a command of an older generation is void.
+    pub generation: u64,
+    /// Where the machine is.
+    pub phase: Phase,
+    /// Since when.
+    pub since: Timestamp,
+    /// The target that the split was computed for.
+    pub target: u32,
+    /// What both services are told to run.
+    pub split: Split,
+    /// When On-Demand was last raised.
+    pub raised_at: Timestamp,
+    /// Why the split is what it is.
+    pub reason: Reason,
+    /// What happened to Spot lately.
+    pub window: Window,
+    /// Facts that are not newer have had their effect: what tripped one shift must not trip the next.
+    pub counted_from: Timestamp,
+    /// What the probes showed.
+    pub samples: Samples,
+    /// When a Spot launch was last refused.
+    pub refused_at: Option<Timestamp>,
+    /// When Spot last had every task that was asked for.
+    pub steady_at: Option<Timestamp>,
+}
+
+impl State {
+    /// A service that runs `split` as somebody set it up.
+    #[must_use]
+    pub fn new(now: Timestamp, target: u32, split: Split) -> Self {
+        Self {
+            generation: 0,
+            phase: if split.on_demand > 0 { Phase::OnDemand } else { Phase::Spot },
+            since: now,
+            target,
+            split,
+            raised_at: Timestamp(i64::MIN / 2),
+            reason: Reason::Fixed,
+            window: Window::default(),
+            counted_from: Timestamp(i64::MIN / 2),
+            samples: Samples::default(),
+            refused_at: None,
+            steady_at: None,
+        }
+    }
+
+    /// What a policy sees of this state and of the fleet.
+    #[must_use]
+    pub fn view(&self, rules: &Rules, now: Timestamp, seen: &Seen) -> View {
+        View {
+            now,
+            target: seen.target,
+            spot: seen.spot,
+            on_demand: seen.on_demand,
+            cover: seen.cover,
+            oldest_pending: seen.oldest_pending,
+            phase: self.phase,
+            phase_for: now.since(self.since),
+            window: self.window.counts(now, rules.window, self.counted_from),
+            samples: self.samples.counts(now),
+            refused_at: self.refused_at,
+            steady_at: self.steady_at,
+        }
+    }
+
+    /// Takes one look at the fleet: samples probes, moves the phase, sets the split. True where anything that is
+    /// stored has changed.
+    pub fn advance(&mut self, rules: &Rules, now: Timestamp, seen: &Seen) -> bool {
+        let before = (self.phase, self.split, self.target);
+        self.target = seen.target;
+        let mut changed = self.sample(rules, now, seen);
+        let is_steady = seen.spot.ready >= self.split.spot && seen.spot.ready >= seen.target;
+        if is_steady && self.steady_at.is_none_or(|steady| self.refused_at > Some(steady)) {
+            self.steady_at = Some(now);
+            changed = true;
+        }
+        for _ in 0..MOVES_MAX {
+            let wanted = rules.policy.wanted(&self.view(rules, now, seen));
+            let Some((phase, reason)) = self.next_phase(rules, now, seen, wanted) else {
+                self.apply(rules, now, seen, wanted);
+                if self.phase == Phase::ShiftingToSpot && self.split.on_demand == 0 {
+                    self.enter(Phase::Spot, now, Reason::SpotComplete);
+                }
+                break;
+            };
+            self.enter(phase, now, reason);
+        }
+        changed |= before != (self.phase, self.split, self.target);
+        changed
+    }
+
+    /// The earliest moment after `now` at which a look could change something although nothing was seen.
+    #[must_use]
+    pub fn wake_at(&self, rules: &Rules, now: Timestamp) -> Option<Timestamp> {
+        let phase_ends = match self.phase {
+            Phase::ShiftingToOnDemand | Phase::ShiftingToSpot => Some(self.since + rules.shift_max),
+            Phase::Degraded => Some(self.since + rules.degraded_max),
+            Phase::Spot | Phase::OnDemand => None,
+        };
+        let sample = self.sample_due(rules, now);
+        let held = self.raised_at + rules.hold;
+        let held = (self.split.on_demand > 0 && held > now).then_some(held);
+        [phase_ends, sample, held].into_iter().flatten().filter(|at| *at > now).min()
+    }
+
+    fn sample_due(&self, rules: &Rules, now: Timestamp) -> Option<Timestamp> {
+        let is_probing = self.phase == Phase::OnDemand && rules.policy.probes() && self.split.spot > 0;
+        is_probing.then(|| self.samples.last().unwrap_or(self.since) + rules.sample_every).map(|due| {
+            // A clock that was set back must not stop the samples.
+            due.min(now + rules.sample_every)
+        })
+    }
+
+    fn sample(&mut self, rules: &Rules, now: Timestamp, seen: &Seen) -> bool {
+        if self.sample_due(rules, now).is_none_or(|due| due > now) {
+            return false;
+        }
+        let last = self.samples.last().unwrap_or(self.since);
+        let outcome = if self.window.last_error().is_some_and(|at| at > last) {
+            Outcome::Bad
+        } else if seen.spot.ready >= self.split.spot {
+            Outcome::Good
+        } else {
+            Outcome::Open
+        };
+        self.samples.take(now, outcome);
+        true
+    }
+
+    /// The phase that follows, where one does. The only place that knows the table.
+    fn next_phase(
+        &self,
+        rules: &Rules,
+        now: Timestamp,
+        seen: &Seen,
+        wanted: Wanted,
+    ) -> Option<(Phase, Reason)> {
+        let asks = wanted.split.on_demand > 0;
+        let share = rules.policy.shift_percent();
+        let enough = seen.on_demand.ready * 100 >= wanted.split.on_demand * share;
+        let spent = now.since(self.since);
+        let timed_out =
+            Reason::OnDemandTimedOut { ready: seen.on_demand.ready, wanted: wanted.split.on_demand };
+        let reason = wanted.reason;
+        match self.phase {
+            Phase::Spot => asks.then_some((Phase::ShiftingToOnDemand, reason)),
+            Phase::ShiftingToOnDemand if !asks => Some((Phase::ShiftingToSpot, reason)),
+            Phase::ShiftingToOnDemand if enough => Some((Phase::OnDemand, reason)),
+            Phase::ShiftingToOnDemand => (spent >= rules.shift_max).then_some((Phase::Degraded, timed_out)),
+            Phase::OnDemand if !asks => Some((Phase::ShiftingToSpot, reason)),
+            Phase::OnDemand => (!enough).then_some((Phase::ShiftingToOnDemand, reason)),
+            Phase::ShiftingToSpot if asks && enough => Some((Phase::OnDemand, reason)),
+            Phase::ShiftingToSpot if asks => Some((Phase::ShiftingToOnDemand, reason)),
+            Phase::ShiftingToSpot => (spent >= rules.shift_max && seen.spot.ready < seen.target).then_some((
+                Phase::OnDemand,
+                Reason::ReturnTimedOut { ready: seen.spot.ready, wanted: seen.target },
+            )),
+            Phase::Degraded if !asks => Some((Phase::ShiftingToSpot, reason)),
+            Phase::Degraded if enough => Some((Phase::OnDemand, reason)),
+            Phase::Degraded => (spent >= rules.degraded_max).then_some((Phase::ShiftingToOnDemand, reason)),
+        }
+    }
+
+    fn enter(&mut self, phase: Phase, now: Timestamp, reason: Reason) {
+        // Old samples say nothing about the next return.
+        match phase {
+            Phase::OnDemand | Phase::ShiftingToSpot => {
+                self.samples.clear();
+                self.counted_from = now;
+            }
+            Phase::Spot | Phase::ShiftingToOnDemand | Phase::Degraded => {}
+        }
+        self.phase = phase;
+        self.since = now;
+        self.reason = reason;
+    }
+
+    /// Sets the split to what is wanted, as far as nothing that is still needed is stopped.
+    fn apply(&mut self, rules: &Rules, now: Timestamp, seen: &Seen, wanted: Wanted) {
+        let guarded = rules.policy.is_guarded();
+        let spot = if guarded { self.guarded_spot(rules, seen, wanted.split) } else { wanted.split.spot };
+        let on_demand = if guarded {
+            self.guarded_on_demand(rules, now, seen, wanted.split)
+        } else {
+            wanted.split.on_demand
+        };
+        if on_demand > self.split.on_demand {
+            self.raised_at = now;
+        }
+        let split = Split { spot, on_demand };
+        if split != self.split {
+            self.split = split;
+            self.reason = wanted.reason;
+        }
+    }
+
+    /// Spot is lowered only once enough is ready without the tasks that ECS may stop.
+    fn guarded_spot(&self, rules: &Rules, seen: &Seen, wanted: Split) -> u32 {
+        let current = self.split.spot.max(seen.desired.spot);
+        if wanted.spot >= current {
+            return wanted.spot;
+        }
+        if !seen.is_fresh {
+            return current;
+        }
+        let floor = (seen.target * rules.policy.floor_percent()).div_ceil(100);
+        // ECS does not say which tasks it stops first: the ready ones may go before the starting ones.
+        let stopped = current - wanted.spot;
+        let left = seen.spot.ready.saturating_sub(stopped) + seen.on_demand.ready;
+        let may_lower = match self.phase {
+            Phase::OnDemand | Phase::Spot => left >= floor,
+            Phase::ShiftingToOnDemand | Phase::ShiftingToSpot | Phase::Degraded => left >= seen.target,
+        };
+        if may_lower { wanted.spot } else { current }
+    }
+
+    /// On-Demand is raised at once and lowered only as far as ready Spot tasks that nobody warned allow.
+    fn guarded_on_demand(&self, rules: &Rules, now: Timestamp, seen: &Seen, wanted: Split) -> u32 {
+        let current = self.split.on_demand.max(seen.desired.on_demand);
+        if wanted.on_demand >= current {
+            return wanted.on_demand;
+        }
+        // Another controller's clock may be ahead of ours, so that it was raised in our future.
+        let is_held = now.since(self.raised_at).max(self.raised_at.since(now)) < rules.hold;
+        if is_held || !seen.is_fresh {
+            return current;
+        }
+        let needed = seen.target.saturating_sub(seen.spot.ready + seen.cover);
+        if needed == 0 {
+            return wanted.on_demand;
+        }
+        if !rules.policy.releases_stepwise() {
+            return current;
+        }
+        // ECS may keep those that start, or place those that are still missing, and stop ready ones instead.
+        let unready = current.saturating_sub(seen.on_demand.ready);
+        wanted.on_demand.max(needed + unready).min(current)
+    }
+}

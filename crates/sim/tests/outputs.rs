@@ -1,0 +1,124 @@
+//! What `lifeboat simulate` prints, writes and refuses.
+
+use lifeboat_sim::scenario::{Run, Scenario};
+use lifeboat_sim::{html, report, simulate};
+
+/// Two zones that fail in turn for an hour and a half.
+const TRACE: &str = "t_s,zone,available\n";
+
+fn csv_trace() -> String {
+    let mut text = TRACE.to_owned();
+    for minute in 0..90_u32 {
+        let first = if (20..40).contains(&minute) { 0 } else { 4 };
+        let second = if (35..60).contains(&minute) { 1 } else { 4 };
+        text.push_str(&format!("{0},a,{first}\n{0},b,{second}\n", minute * 60));
+    }
+    text
+}
+
+fn scenario(dir: &tempfile::TempDir) -> Scenario {
+    let path = dir.path().join("trace.csv");
+    std::fs::write(&path, csv_trace()).expect("the test may write");
+    let policies = ["shortfall", "switch", "all-on-demand"].map(|name| Run::of(name.to_owned())).to_vec();
+    Scenario { trace: Some(path), policies, seeds: 2, ..Scenario::default() }
+}
+
+#[test]
+fn json_has_the_documented_fields_for_every_policy_and_seed() {
+    let dir = tempfile::tempdir().expect("a directory for the test");
+    let results = simulate::run(&scenario(&dir), false).expect("a good scenario");
+    let json: serde_json::Value =
+        serde_json::from_str(&report::json(&results).expect("it is JSON")).expect("it is JSON");
+    let rows = json.as_array().expect("an array");
+    assert_eq!(rows.len(), 6);
+    for row in rows {
+        for field in [
+            "policy",
+            "cost_vs_on_demand",
+            "cost_vs_bound",
+            "ready_fraction",
+            "capacity_weighted",
+            "outages_per_week",
+            "worst_outage_s",
+            "requests_per_day",
+            "mode_changes",
+            "seed",
+        ] {
+            assert!(!row[field].is_null(), "{field} is missing in {row}");
+        }
+        assert!(row["cost_vs_bound"].as_f64() >= Some(1.0), "cheaper than the bound: {row}");
+    }
+    assert_eq!(rows[0]["ready_fraction"], 1.0, "shortfall misses nothing that is announced");
+}
+
+#[test]
+fn the_same_scenario_gives_the_same_bytes() {
+    let dir = tempfile::tempdir().expect("a directory for the test");
+    let run = || {
+        let results = simulate::run(&scenario(&dir), true).expect("a good scenario");
+        (report::csv(&results), report::explain(&results), html::page(&results))
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn explain_gives_every_turn_its_reason() {
+    let dir = tempfile::tempdir().expect("a directory for the test");
+    let results = simulate::run(&scenario(&dir), true).expect("a good scenario");
+    let text = report::explain(&results);
+    assert!(text.contains("of 4 spot tasks stay ready"), "{text}");
+    assert!(text.contains("asks for"), "{text}");
+}
+
+#[test]
+fn the_report_is_one_page_that_needs_nothing_else() {
+    let dir = tempfile::tempdir().expect("a directory for the test");
+    let page = html::page(&simulate::run(&scenario(&dir), true).expect("a good scenario"));
+    assert_eq!(page.matches("<svg").count(), 3);
+    for outside in ["http:", "https:", "<script", "src=", "@import"] {
+        assert!(!page.contains(outside), "the page asks for {outside}");
+    }
+}
+
+#[test]
+fn bad_scenarios_say_what_to_change() {
+    let dir = tempfile::tempdir().expect("a directory for the test");
+    let good = scenario(&dir);
+    let chain = |scenario: Scenario| {
+        let error = simulate::run(&scenario, false).expect_err("the scenario is bad");
+        let mut text = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(inner) = cause {
+            text = format!("{text}: {inner}");
+            cause = inner.source();
+        }
+        text
+    };
+    let one = |policy: &str| vec![Run::of(policy.to_owned())];
+    assert_eq!(chain(Scenario { replicas: 0, ..good.clone() }), "replicas must be 1 to 5000, it is 0");
+    assert_eq!(chain(Scenario { announced: 1.5, ..good.clone() }), "announced must be 0 to 1, it is 1.5");
+    assert_eq!(
+        chain(Scenario { spot_price_ratio: f64::NAN, ..good.clone() }),
+        "spot_price_ratio must be above 0 and at most 1, it is NaN"
+    );
+    assert_eq!(chain(Scenario { trace: None, ..good.clone() }), "a scenario needs either a trace or a model");
+    assert!(
+        chain(Scenario { policies: one("x"), ..good.clone() })
+            .starts_with("a policy is not known: no policy \"x\"")
+    );
+    assert_eq!(
+        chain(Scenario { zones: vec!["c".to_owned()], ..good.clone() }),
+        "the trace cannot be used: no zone c in the trace; it has a, b"
+    );
+    let missing = chain(Scenario { trace: Some("nowhere.csv".into()), ..good.clone() });
+    assert!(missing.starts_with("the trace cannot be used: cannot read trace nowhere.csv: "), "{missing}");
+    assert!(chain(Scenario { on_demand_price: Some(3.0), ..good }).contains("no prices"));
+}
+
+#[test]
+fn scenario_files_refuse_unknown_keys_and_durations_without_unit() {
+    let read = |text: &str| toml::from_str::<Scenario>(text).expect_err("the file is bad").to_string();
+    assert!(read("replica = 3").contains("unknown field `replica`"));
+    assert!(read("notice = \"120\"").contains("\"120\" is no duration; write it like 30s, 2m or 500ms"));
+    assert!(read("world = \"moon\"").contains("unknown variant `moon`"));
+}
