@@ -8,6 +8,7 @@
 //! * [`journal`], [`lease`], [`claim`]: who owns the workload, and its recovery points.
 //! * [`manifest`]: what one recovery point contains, line by line.
 //! * [`mod@save`], [`mod@restore`], [`mod@verify`]: bytes into the store, out of it, and checked in place.
+//! * [`precopy`]: rounds that store only what has changed.
 //! * [`mod@prune`], [`mod@clean_up`]: what may be deleted in the store, and in the work directory.
 //! * [`mod@probe`]: whether a store can be trusted with work.
 //! * [`extra`]: small objects beside the recovery points (the application's state, the last log lines).
@@ -28,10 +29,12 @@ pub mod lease;
 pub mod manifest;
 mod order;
 pub mod path;
+pub mod precopy;
 pub mod probe;
 pub mod progress;
 pub mod prune;
 mod read;
+mod readers;
 pub mod restore;
 pub mod save;
 mod scan;
@@ -48,6 +51,7 @@ pub use clean_up::clean_up;
 pub use deadline::Deadline;
 pub use known::UploadLog;
 pub use manifest::{Manifest, ManifestRef, read_manifest};
+pub use precopy::Rounds;
 pub use progress::{NoProgress, Progress};
 pub use prune::prune;
 pub use restore::restore;

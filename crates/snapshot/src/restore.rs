@@ -20,6 +20,7 @@ use crate::dirs::Dirs;
 use crate::manifest::{Entry, EntryKind, Manifest, ManifestRef, ReadManifestError, read_manifest};
 use crate::path::EntryPath;
 use crate::progress::{NoProgress, Progress};
+use crate::readers;
 use crate::scan::Excluded;
 use crate::store::StoreError;
 use crate::transfer::{as_u64, blocking};
@@ -122,6 +123,27 @@ fn first(paths: &[EntryPath]) -> String {
 /// # Errors
 /// [`RestoreError`]
 pub async fn restore(
+    workload: &Workload,
+    manifest: &ManifestRef,
+    options: &RestoreOptions,
+) -> Result<Restored, RestoreError> {
+    // Before the manifest is fetched: whoever prunes meanwhile spares what it names.
+    let mark = readers::mark(workload, manifest).await?;
+    let restoring = Box::pin(restore_marked(workload, manifest, options));
+    match mark {
+        None => restoring.await,
+        Some(mark) => {
+            let restored = tokio::select! {
+                restored = restoring => restored,
+                never = mark.keep() => match never {},
+            };
+            mark.remove().await;
+            restored
+        }
+    }
+}
+
+async fn restore_marked(
     workload: &Workload,
     manifest: &ManifestRef,
     options: &RestoreOptions,

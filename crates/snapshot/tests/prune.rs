@@ -15,8 +15,12 @@ use lifeboat_snapshot::save::SaveOptions;
 use lifeboat_snapshot::{Claim, Deadline, Workload, prune, restore, save};
 use object_store::ObjectStoreExt;
 
-fn plan(keep: usize, holder: Option<&Claim>) -> PrunePlan<'_> {
-    PrunePlan { keep: NonZeroUsize::new(keep).expect("not zero"), holder, is_dry_run: false }
+fn plan(keep: usize, holder: Option<&Claim>) -> PrunePlan {
+    PrunePlan {
+        keep: NonZeroUsize::new(keep).expect("not zero"),
+        holder: holder.map(Claim::id),
+        is_dry_run: false,
+    }
 }
 
 async fn keys(workload: &Workload) -> BTreeSet<String> {
