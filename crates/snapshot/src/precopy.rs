@@ -57,8 +57,7 @@ impl Rounds {
     /// # Errors
     /// [`SaveError`]
     pub async fn round(&self, claim: &ClaimId) -> Result<Saved, SaveError> {
-        let options =
-            SaveOptions { pace: Pace::BACKGROUND, log: Some(Arc::clone(&self.log)), ..self.options.clone() };
+        let options = SaveOptions { log: Some(Arc::clone(&self.log)), ..self.options.clone() };
         save(&self.workload, claim, &options).await
     }
 
