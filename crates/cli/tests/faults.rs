@@ -265,7 +265,7 @@ fn an_agent_that_is_restarted_while_the_store_is_gone_still_stops_the_workload_i
     let world = World::new();
     let machine = world.machine("one");
     let slow = "trap 'sleep 0.5; exit 0' TERM; echo $$ > ../pid; touch begun; while :; do sleep 0.05; done";
-    let mut run = machine.run(&["--grace", "6s"], slow);
+    let mut run = machine.run(&["--grace", "12s"], slow);
     begun(&machine);
     run.signal(Signal::TERM);
     run.wait_for("stage started stage=drain");
