@@ -88,7 +88,7 @@ struct Account {
     tally: Tally,
     /// Deaths of tasks that left less than the target, until it is reached again.
     open: Vec<Timestamp>,
-    /// When tasks were taken away by AWS, or by an order that landed late.
+    /// When tasks were taken away by AWS, or changed by an order that landed late.
     losses: Vec<Timestamp>,
     /// Lower targets that were in force until then.
     targets: Vec<(Timestamp, u32)>,
@@ -444,9 +444,11 @@ impl<'a> World<'a> {
         self.mark(7, service as u64, u64::from(order.count));
         self.accounts[service].tally.requests += 1;
         let before = self.accounts[service].serving;
+        let was = self.cloud.pairs[service].side(order.capacity).desired;
         let stopped = self.set_desired(service, order.capacity, order.count);
         if is_late {
-            let losses = (0..stopped).map(|_| self.now);
+            // ECS cannot fence: what lands late is nobody's decision of that moment, and is only put right after.
+            let losses = (0..stopped.max(was.abs_diff(order.count))).map(|_| self.now);
             self.accounts[service].losses.extend(losses);
         } else if stopped > 0 {
             self.check_floor(service, &order, before);
