@@ -86,7 +86,7 @@ struct Account {
     since: Timestamp,
     serving: (u32, u32),
     tally: Tally,
-    /// Deaths of tasks that left less than the target, until it is reached again.
+    /// Deaths of tasks that left less than the target and that no other task has made up for yet.
     open: Vec<Timestamp>,
     /// When tasks were taken away by AWS, or changed by an order that landed late.
     losses: Vec<Timestamp>,
@@ -100,7 +100,7 @@ struct Account {
 pub struct Outcome {
     /// Sums over all services.
     pub tally: Tally,
-    /// From each reclaim until the target was ready again, zero where it stayed so; sorted.
+    /// From each reclaim until another task made up for it, zero where the target stayed ready; sorted.
     pub gaps: Vec<Millis>,
     /// Promises that were broken.
     pub violations: Vec<Violation>,
@@ -259,10 +259,11 @@ impl<'a> World<'a> {
         }
         account.since = self.now;
         account.serving = serving;
-        if serving.0 + serving.1 >= account.target {
-            let now = self.now;
-            self.gaps.extend(account.open.drain(..).map(|began| now.since(began)));
-        }
+        // A task that becomes ready makes up for the one that has been missing longest.
+        let missing = account.target.saturating_sub(serving.0 + serving.1);
+        let filled = account.open.len().saturating_sub(usize::try_from(missing).unwrap_or(usize::MAX));
+        let now = self.now;
+        self.gaps.extend(account.open.drain(..filled).map(|began| now.since(began)));
     }
 
     fn ready(&mut self, service: usize, capacity: Capacity, key: u64) {
