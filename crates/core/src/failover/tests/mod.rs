@@ -1,0 +1,5 @@
+//! Tables over phases, inputs and policies. Worlds with faults are in `lifeboat-sim`.
+
+mod machine;
+mod state;
+mod zones;
