@@ -321,3 +321,99 @@ fn a_state_survives_its_record() {
     let text = serde_json::to_string(state).expect("a state is JSON");
     assert_eq!(&serde_json::from_str::<State>(&text).expect("and back"), state);
 }
+
+#[test]
+fn what_is_lost_after_an_order_is_covered_before_the_next_look() {
+    let mut machine = calm(Target::Fixed(10));
+    machine.step(after(1_000), warned(1, after(900), 3));
+    machine.step(after(1_020), Input::Committed { generation: 8 });
+    assert_eq!(kinds(&machine.step(after(1_500), warned(2, after(1_400), 4))), ["commit"]);
+    let turn = machine.step(after(1_520), Input::Committed { generation: 9 });
+    assert_eq!(kinds(&turn), ["order", "acknowledge"]);
+    let order = order(&turn);
+    assert_eq!((order.capacity, order.count, order.not_after), (Capacity::OnDemand, 2, after(31_520)));
+}
+
+#[test]
+fn a_count_that_was_seen_higher_is_not_lowered_as_a_raise() {
+    let mut machine = calm(Target::Fixed(10));
+    // Somebody told On-Demand to run three; our order puts that right, its outcome is not seen yet.
+    assert_eq!(kinds(&machine.step(after(5_000), look(after(4_000), 10, 3))), ["order"]);
+    assert_eq!(kinds(&machine.step(after(5_100), warned(1, after(5_050), 4))), ["commit"]);
+    assert_eq!(
+        kinds(&machine.step(after(5_120), Input::Committed { generation: 8 })),
+        ["acknowledge", "alert"]
+    );
+}
+
+#[test]
+fn a_refusal_is_remembered_with_its_time() {
+    let mut machine = calm(Target::Fixed(10));
+    let turn =
+        machine.step(after(1_000), told(1, after(600), Capacity::Spot, Happening::Refused { event: 5 }));
+    assert!(
+        matches!(turn.effects.first(), Some(Effect::Commit { state, .. }) if state.refused_at == Some(after(600)))
+    );
+    machine.step(after(1_020), Input::Committed { generation: 8 });
+    let turn = machine.step(after(1_100), told(2, after(700), Capacity::Spot, Happening::Ready { task: 5 }));
+    assert!(
+        matches!(turn.effects.first(), Some(Effect::Commit { state, .. }) if state.refused_at == Some(after(600)))
+    );
+}
+
+#[test]
+fn a_spot_count_that_somebody_changed_is_put_right_where_the_target_is_fixed() {
+    let mut machine = calm(Target::Fixed(10));
+    let changed = Observation { at: after(4_000), spot: service(8, 10, 1), ..Observation::default() };
+    let turn = machine.step(after(5_000), Input::Observed(changed));
+    assert_eq!(kinds(&turn), ["order"]);
+    assert_eq!((order(&turn).capacity, order(&turn).count), (Capacity::Spot, 10));
+}
+
+/// A `switch` that follows the Spot count, in this phase with this split and a target of ten, looks at a fleet in
+/// which Spot is told to run `desired` and ten On-Demand tasks are ready. Returns the target it then works with,
+/// and the count that it orders for Spot.
+fn follow(phase: Phase, split: Split, desired: u32) -> (u32, Option<u32>) {
+    let mut machine = Machine::new(Rules::new(Policy::Switch(Switch::default())), Target::FollowSpot, 1);
+    let mut state = State::new(START, 10, split);
+    state.phase = phase;
+    state.generation = 7;
+    state.steady_at = Some(START);
+    machine.step(START, Input::Woke);
+    machine.step(START, Input::Loaded(Some(Box::new(state))));
+    let ready = service(10, if split.on_demand == 0 { 0 } else { 10 }, 101);
+    let on_demand = Service { desired: split.on_demand, ..ready };
+    let spot = service(desired, u64::from(desired), 1);
+    let mut turn = machine.step(after(20), Input::Observed(Observation { at: after(10), spot, on_demand }));
+    let mut target = machine.state().map_or(0, |state| state.target);
+    if let Some(Effect::Commit { state, .. }) = turn.effects.first() {
+        target = state.target;
+        let generation = state.generation;
+        turn = machine.step(after(30), Input::Committed { generation });
+    }
+    let ordered = turn.effects.iter().find_map(|effect| match effect {
+        Effect::Order(order) if order.capacity == Capacity::Spot => Some(order.count),
+        Effect::Order(_)
+        | Effect::Load
+        | Effect::Observe
+        | Effect::Commit { .. }
+        | Effect::Acknowledge(_)
+        | Effect::Alert(_) => None,
+    });
+    (target, ordered)
+}
+
+#[test]
+fn the_autoscalers_count_is_theirs_until_spot_is_lowered() {
+    let split = |spot, on_demand| Split { spot, on_demand };
+    assert_eq!(follow(Phase::Spot, split(10, 0), 13), (13, None));
+    // A probe's count is ours, and is not mistaken for what is wanted.
+    assert_eq!(follow(Phase::OnDemand, split(1, 10), 1), (10, None));
+    assert_eq!(follow(Phase::OnDemand, split(1, 10), 4), (10, Some(1)));
+    assert_eq!(follow(Phase::ShiftingToSpot, split(10, 10), 1), (10, Some(10)));
+    // In the middle of a shift, the count that is only held is still theirs; one that was lowered is not.
+    let (target, _) = follow(Phase::ShiftingToOnDemand, split(10, 10), 12);
+    assert_eq!(target, 12);
+    let (target, _) = follow(Phase::ShiftingToOnDemand, split(1, 10), 1);
+    assert_eq!(target, 10);
+}

@@ -321,3 +321,37 @@ fn it_wakes_when_a_phase_a_hold_or_a_sample_ends() {
     assert_eq!(wake(held.clone(), 60), Some(Millis::from_secs(105)));
     assert_eq!(held.wake_at(&Rules::new(SHORTFALL), after(60)), None);
 }
+
+#[test]
+fn old_samples_say_nothing_about_the_next_return() {
+    use crate::failover::stability::Outcome;
+    let mut state = state(Phase::ShiftingToOnDemand, 1, 10);
+    for sample in 0..15 {
+        state.samples.take(after(sample * 45), Outcome::Good);
+    }
+    let rules = Rules::new(switch());
+    state.advance(&rules, after(700), &seen((0, 1, 0), (0, 10)));
+    assert_eq!((state.phase, state.samples.counts(after(700)).taken), (Phase::OnDemand, 0));
+}
+
+#[test]
+fn a_refusal_counts_until_spot_is_whole_again() {
+    let rules = Rules::new(Policy::Fallback(Fallback {}));
+    let mut state = state(Phase::Spot, 10, 0);
+    let on_demand = |state: &mut State, seconds, spot| {
+        state.advance(&rules, after(seconds), &seen(spot, (0, 0)));
+        state.split.on_demand
+    };
+    state.refused_at = Some(after(5));
+    assert_eq!(on_demand(&mut state, 6, (1, 9, 0)), 10);
+    assert_eq!(on_demand(&mut state, 7, (0, 10, 0)), 0);
+    assert_eq!(state.steady_at, Some(after(7)));
+    assert_eq!(on_demand(&mut state, 8, (1, 9, 0)), 0, "nothing was refused since");
+    state.refused_at = Some(after(9));
+    assert_eq!(on_demand(&mut state, 10, (1, 9, 0)), 10);
+    assert_eq!(on_demand(&mut state, 11, (0, 10, 0)), 0);
+    // Steady all along is not worth a commit each time.
+    let before = state.clone();
+    assert!(!state.advance(&rules, after(12), &seen((0, 10, 0), (0, 0))));
+    assert_eq!(state, before);
+}
