@@ -20,6 +20,8 @@ cargo xtask bench agent [--quick] [--lifeboat FILE]
                                 measure the agent, print the table, write docs/bench-agent.md
                                 --quick: a short run to see that it works; writes nothing
                                 --lifeboat: measure this program and do not build one
+cargo xtask bench policies DIR  failover policies on the recorded traces in DIR, beside the omniscient program
+cargo xtask bench sim           the speed of the failover machine and of the simulator
 ";
 
 fn main() -> ExitCode {
@@ -38,6 +40,7 @@ fn dispatch(args: &[String]) -> anyhow::Result<ExitCode> {
     match words.as_slice() {
         ["ci", rest @ ..] => ci::run(rest),
         ["bench", "agent", rest @ ..] => bench::agent(rest),
+        ["bench", name @ ("policies" | "sim"), rest @ ..] => bench::of_the_simulator(name, rest),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)

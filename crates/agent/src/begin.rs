@@ -11,7 +11,7 @@ use lifeboat_snapshot::restore::RestoreOptions;
 use lifeboat_snapshot::{ManifestRef, acquire, extra, read_manifest, restore};
 use tokio::time::Instant;
 
-use crate::dirs::write_atomically;
+use crate::dirs::{Outlive, write_atomically};
 use crate::hands::{Site, chain};
 use crate::record::Record;
 use crate::setup::RunError;
@@ -143,7 +143,7 @@ pub(crate) async fn environment(site: &Site, how: &How, plan: &RestorePlan) -> V
     if let Some(stored) = state {
         let path = site.agent_dir.join("saved_state.json");
         let kept = match extra::get(&site.workload, stored).await {
-            Ok(bytes) => write_atomically(&path, &bytes).map_err(|error| error.to_string()),
+            Ok(bytes) => write_atomically(&path, &bytes, Outlive::Process).map_err(|error| error.to_string()),
             Err(error) => Err(chain(&error)),
         };
         match kept {

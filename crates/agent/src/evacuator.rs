@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::before::is_settled;
 use crate::clock::LocalClock;
-use crate::dirs::write_atomically;
+use crate::dirs::{Outlive, write_atomically};
 use crate::hands::{self, Handed, Site, Stored};
 use crate::holding::Holding;
 use crate::process::{Life, Mark, Workload};
@@ -325,7 +325,7 @@ impl Evacuator {
         let path = self.site.agent_dir.join("last_evacuation.json");
         let written = serde_json::to_vec_pretty(summary)
             .map_err(std::io::Error::from)
-            .and_then(|text| write_atomically(&path, &text));
+            .and_then(|text| write_atomically(&path, &text, Outlive::PowerCut));
         if let Err(error) = written {
             tracing::warn!(%error, path = %path.display(), "cannot keep the summary");
         }

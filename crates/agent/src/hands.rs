@@ -21,7 +21,7 @@ use serde_json::json;
 
 use crate::clock::rfc3339;
 use crate::config::Settings;
-use crate::dirs::write_atomically;
+use crate::dirs::{Outlive, write_atomically};
 use crate::holding::Holding;
 use crate::ring::LogRing;
 use crate::summary::Snapshot;
@@ -117,7 +117,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 /// Notify: the signal file, with what was announced.
 pub(crate) fn notify(site: &Site, interruption: &Interruption) -> Handed {
     let content = interruption_json(site, interruption);
-    match write_atomically(&site.signal_file, format!("{content:#}\n").as_bytes()) {
+    match write_atomically(&site.signal_file, format!("{content:#}\n").as_bytes(), Outlive::Process) {
         Ok(()) => Handed::new(Report::Done, site.signal_file.display().to_string()),
         Err(error) => Handed::new(Report::Failed, format!("{}: {error}", site.signal_file.display())),
     }
@@ -246,7 +246,8 @@ pub(crate) async fn save_state(
         Err(error) => return Handed::new(Report::Failed, format!("{}: {error}", path.display())),
     };
     let (state, note) = add_interruption(&text, interruption_json(site, interruption));
-    if let Err(error) = write_atomically(&site.agent_dir.join("saved_state.json"), &state) {
+    if let Err(error) = write_atomically(&site.agent_dir.join("saved_state.json"), &state, Outlive::PowerCut)
+    {
         tracing::warn!(%error, "cannot keep a local copy of the saved state");
     }
     let Some(claim) = holding.claim().await else { return Handed::given_back() };

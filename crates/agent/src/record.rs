@@ -13,7 +13,7 @@ use lifeboat_snapshot::extra::StoredObject;
 use lifeboat_snapshot::id::Nonce;
 use serde::{Deserialize, Serialize};
 
-use crate::dirs::write_atomically;
+use crate::dirs::{Outlive, write_atomically};
 use crate::process::Mark;
 use crate::summary::Snapshot;
 
@@ -114,7 +114,7 @@ impl RecordFile {
     pub fn store(&self, record: &Record) {
         let written = serde_json::to_vec(record)
             .map_err(io::Error::from)
-            .and_then(|text| write_atomically(&self.path, &text));
+            .and_then(|text| write_atomically(&self.path, &text, Outlive::Process));
         if let Err(error) = written {
             tracing::warn!(path = %self.path.display(), %error, "cannot keep the agent's record; going on without it");
         }
@@ -138,7 +138,7 @@ pub fn agent_id(agent_dir: &Path) -> io::Result<Nonce> {
         Err(error) => return Err(error),
     }
     let id = Nonce::random();
-    write_atomically(&path, format!("{id}\n").as_bytes())?;
+    write_atomically(&path, format!("{id}\n").as_bytes(), Outlive::PowerCut)?;
     Ok(id)
 }
 

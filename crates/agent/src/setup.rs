@@ -14,7 +14,7 @@ use lifeboat_snapshot::workload::ParseWorkloadNameError;
 use lifeboat_snapshot::{StoreError, StoreUrl, Workload, WorkloadName};
 
 use crate::config::{Config, ConfigError, Settings};
-use crate::dirs::{Dirs, DirsError, state_dir, write_atomically};
+use crate::dirs::{Dirs, DirsError, Outlive, state_dir, write_atomically};
 use crate::hands::{MakeProgress, Site};
 use crate::process::StartError;
 use crate::record::agent_id;
@@ -208,7 +208,11 @@ impl Setup {
     /// anywhere on this machine evacuates what this run protects.
     pub fn keep_config(&self) {
         let kept = toml::to_string(&self.config).map_err(io::Error::other).and_then(|text| {
-            write_atomically(&kept_config(&self.state_dir, self.name.as_str()), text.as_bytes())
+            write_atomically(
+                &kept_config(&self.state_dir, self.name.as_str()),
+                text.as_bytes(),
+                Outlive::PowerCut,
+            )
         });
         if let Err(error) = kept {
             tracing::warn!(%error, "cannot keep the configuration for `lifeboat evacuate`");

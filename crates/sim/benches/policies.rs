@@ -120,6 +120,7 @@ fn one_trace(trace: &Trace, target: u32, is_quick: bool, only: &[&str]) {
             mean(|row| row.on_demand_launches as f64),
         );
     }
+    program::sweep::print(trace, target);
     ecs_table(trace, target);
 }
 

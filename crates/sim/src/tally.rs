@@ -100,7 +100,7 @@ pub struct Figures {
     pub on_demand_launches: u64,
     /// Spot tasks reclaimed.
     pub interruptions: u64,
-    /// From a reclaim until the target was ready again, in seconds: the middle one. ECS world only.
+    /// From a reclaim until another task made up for it, in seconds: the middle one. ECS world only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gap_p50_s: Option<f64>,
     /// The same, 99 of 100 are shorter.

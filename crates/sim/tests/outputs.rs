@@ -1,6 +1,7 @@
 //! What `lifeboat simulate` prints, writes and refuses.
 
-use lifeboat_sim::scenario::{Run, Scenario};
+use lifeboat_core::time::Millis;
+use lifeboat_sim::scenario::{Run, Scenario, Span};
 use lifeboat_sim::{html, report, simulate};
 
 /// Two zones that fail in turn for an hour and a half.
@@ -49,6 +50,34 @@ fn json_has_the_documented_fields_for_every_policy_and_seed() {
         assert!(row["cost_vs_bound"].as_f64() >= Some(1.0), "cheaper than the bound: {row}");
     }
     assert_eq!(rows[0]["ready_fraction"], 1.0, "shortfall misses nothing that is announced");
+}
+
+#[test]
+fn nothing_that_is_always_ready_is_cheaper_than_the_bound() {
+    let dir = tempfile::tempdir().expect("a directory for the test");
+    for notice in [0, 30, 120, 600] {
+        for announced in [0.0, 0.5, 1.0] {
+            let mut scenario = scenario(&dir);
+            scenario.notice = Span(Millis::from_secs(notice));
+            scenario.announced = announced;
+            scenario
+                .policies
+                .extend(["spothedge-notices:1", "fixed-base:1"].map(|name| Run::of(name.to_owned())));
+            for run in simulate::run(&scenario, false).expect("a good scenario").results {
+                let figures = run.figures;
+                assert!(
+                    figures.ready_fraction < 1.0 || figures.cost_vs_bound >= 1.0,
+                    "notice {notice}: {figures:?}"
+                );
+                let is_unwarned = notice == 0 || announced == 0.0;
+                let is_spot = figures.policy != "all-on-demand";
+                assert!(
+                    !(is_unwarned && is_spot && figures.ready_fraction == 1.0),
+                    "nobody died: {figures:?}"
+                );
+            }
+        }
+    }
 }
 
 #[test]

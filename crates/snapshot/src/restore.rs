@@ -42,7 +42,7 @@ pub struct RestoreOptions {
     /// replaced; one that the restored point no longer has is removed. Without them, a file that is not the same as
     /// in the restored point is a conflict.
     pub superseded: Vec<Arc<Manifest>>,
-    /// As in [`crate::SaveOptions`]: what is there, is not saved, and is not in the recovery point either, stays.
+    /// As in [`crate::save::SaveOptions`]: what is there, is not saved, and is not in the recovery point either, stays.
     pub exclude: GlobSet,
     /// Likewise, absolute or relative to `target`.
     pub exclude_paths: Vec<PathBuf>,

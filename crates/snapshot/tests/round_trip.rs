@@ -162,11 +162,22 @@ async fn a_file_that_never_stands_still_is_named_and_the_rest_is_saved() {
     });
     moves.recv().expect("the writer writes");
     let claim = claim(&store.workload(), 1).await.claim;
-    let saved = save(&store.workload(), &claim.id(), &SaveOptions::new(from.path())).await;
+    // A machine that is busy may not let the writer run while the file is read: then it stood still.
+    let mut saved = None;
+    for _ in 0..50 {
+        let attempt = save(&store.workload(), &claim.id(), &SaveOptions::new(from.path())).await;
+        let attempt = attempt.expect("one file never fails the whole");
+        assert_eq!(attempt.files, if attempt.left_out.is_empty() { 2 } else { 1 });
+        let was_seen = !attempt.left_out.is_empty();
+        saved = Some(attempt);
+        if was_seen {
+            break;
+        }
+    }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     writer.join().expect("the writer ends");
-    let saved = saved.expect("one file never fails the whole");
-    assert_eq!(saved.files, 1);
+    let saved = saved.expect("at least one attempt");
+    assert_eq!(saved.files, 1, "a file that is written to all the time was never noticed");
     assert_eq!(saved.left_out.len(), 1);
     assert_eq!(saved.left_out[0].reason, LeftOutReason::ChangedWhileRead);
     assert!(!saved.manifest.complete);

@@ -72,6 +72,15 @@ pub(crate) struct Bench {
     pub(crate) scratch: PathBuf,
 }
 
+/// Runs a benchmark of the simulator, which has its own programs: `policies` or `sim`.
+///
+/// # Errors
+/// When it fails.
+pub(crate) fn of_the_simulator(name: &str, args: &[&str]) -> anyhow::Result<ExitCode> {
+    run(cargo().args(["bench", "--package", "lifeboat-sim", "--bench", name, "--"]).args(args))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Measures, prints the table and writes `docs/bench-agent.md`.
 ///
 /// # Errors

@@ -186,7 +186,7 @@ fn method(extent: &Extent) -> String {
          (one in each of {notices} equal parts of the polling interval, at a random place in it, seeded: a mean of \
          {notices} independent moments would be uncertain by 6 % of the interval). Counted from just before the mock is told to the time that the workload \
          (`bench/signalled.py`) reads when SIGTERM arrives.\n\
-         * Storing: {times} times each, in turn, after a `sync`, the files in the page cache, their bytes random. Lifeboat: \
+         * Storing: {times} times each, in turn, after a `sync`, each into a new folder, the files in the page cache, their bytes random. Lifeboat: \
          `lifeboat evacuate` without a workload, which includes its claim, its own records and the commit. The peer starts \
          Python, which takes part of its time, and keeps each file's metadata as extended attributes.\n\
          * A ratio above 1 means that the peer takes so many times what Lifeboat takes.\n",

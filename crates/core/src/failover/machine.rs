@@ -334,12 +334,16 @@ impl Machine {
         // before a new one has looked. What was raised is ordered in any case.
         let mut next = Vec::new();
         self.decide(now, &mut next);
-        let orders = next.iter().any(|effect| matches!(effect, Effect::Order(_)));
-        if let (false, Some(before)) = (orders, before) {
+        let told = acknowledged.into_iter().chain(alert.map(Effect::Alert));
+        if matches!(next.first(), Some(Effect::Order(_))) {
+            effects.extend(next);
+            effects.extend(told);
+            return;
+        }
+        if let Some(before) = before {
             self.raise(now, before, effects);
         }
-        effects.extend(acknowledged);
-        effects.extend(alert.map(Effect::Alert));
+        effects.extend(told);
         effects.extend(next);
     }
 
@@ -443,13 +447,15 @@ impl Machine {
         let (Some(state), Some(observed)) = (&self.state, &self.observed) else { return };
         let (split, generation) = (state.split, state.generation);
         let (seen_at, not_after) = (observed.at, now + ORDER_VALID);
+        // A count that was seen to be higher, by whatever order, must not fall to what is only higher than before.
+        let has = observed.desired();
         let is_theirs = self.spot_is_theirs(state);
         let order =
             |capacity, count| Effect::Order(Order { capacity, count, generation, not_after, seen_at });
-        if split.on_demand > before.on_demand {
+        if split.on_demand > before.on_demand.max(has.on_demand) {
             effects.push(order(Capacity::OnDemand, split.on_demand));
         }
-        if split.spot > before.spot && !is_theirs {
+        if split.spot > before.spot.max(has.spot) && !is_theirs {
             effects.push(order(Capacity::Spot, split.spot));
         }
     }

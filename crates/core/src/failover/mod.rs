@@ -18,6 +18,8 @@ pub mod reason;
 pub mod split;
 pub mod stability;
 pub mod state;
+#[cfg(test)]
+mod tests;
 pub mod view;
 pub mod window;
 pub mod zones;

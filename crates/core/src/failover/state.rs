@@ -169,6 +169,8 @@ impl State {
         let phase_ends = match self.phase {
             Phase::ShiftingToOnDemand | Phase::ShiftingToSpot => Some(self.since + rules.shift_max),
             Phase::Degraded => Some(self.since + rules.degraded_max),
+            // A policy that waits for a stable window looks again even where it has no probes.
+            Phase::OnDemand if rules.policy.probes() => Some(now + rules.sample_every),
             Phase::Spot | Phase::OnDemand => None,
         };
         let sample = self.sample_due(rules, now);
@@ -275,7 +277,7 @@ impl State {
             return wanted.spot;
         }
         if !seen.is_fresh {
-            return current;
+            return wanted.spot.max(self.split.spot);
         }
         let floor = (seen.target * rules.policy.floor_percent()).div_ceil(100);
         // ECS does not say which tasks it stops first: the ready ones may go before the starting ones.
@@ -296,7 +298,10 @@ impl State {
         }
         // Another controller's clock may be ahead of ours, so that it was raised in our future.
         let is_held = now.since(self.raised_at).max(self.raised_at.since(now)) < rules.hold;
-        if is_held || !seen.is_fresh {
+        if !seen.is_fresh {
+            return wanted.on_demand.max(self.split.on_demand);
+        }
+        if is_held {
             return current;
         }
         let needed = seen.target.saturating_sub(seen.spot.ready + seen.cover);

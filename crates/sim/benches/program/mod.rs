@@ -3,6 +3,8 @@
 //! Tasks may be fractions and the trace is solved in stretches whose first state is free, so that the result is a
 //! little below what even an omniscient planner would pay: ratios against it are on the safe side.
 
+pub(crate) mod sweep;
+
 use lifeboat_core::time::{Millis, Timestamp};
 use lifeboat_sim::trace::Trace;
 use microlp::{ComparisonOp, LinearExpr, OptimizationDirection, Problem, Variable};

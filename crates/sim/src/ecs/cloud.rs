@@ -24,7 +24,8 @@ const RETRY_LONGEST: Millis = Millis::from_secs(27 * 60);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Task {
     pub(super) key: u64,
-    pub(super) zone: Option<usize>,
+    /// Small, as tasks are what fills the memory of a large world.
+    zone: Option<u16>,
     pub(super) created_at: Timestamp,
     /// Without capacity: sits in PENDING until it fails.
     pub(super) is_stuck: bool,
@@ -75,6 +76,12 @@ pub(super) struct Cloud {
     next_key: u64,
     stops_starting_first: bool,
     rng: Rng,
+}
+
+impl Task {
+    fn zone(&self) -> Option<usize> {
+        self.zone.map(usize::from)
+    }
 }
 
 impl Side {
@@ -157,7 +164,7 @@ impl Cloud {
         }
         self.pairs[service].side(capacity).tasks.push(Task {
             key,
-            zone,
+            zone: zone.and_then(|zone| u16::try_from(zone).ok()),
             created_at: now,
             is_stuck: zone.is_none() && capacity == Capacity::Spot,
             is_ready: false,
@@ -207,7 +214,7 @@ impl Cloud {
     /// The zone with room in which the service has the fewest tasks.
     fn emptiest(&mut self, service: usize, rooms: &[u32]) -> Option<usize> {
         let mut have = vec![0_u32; rooms.len()];
-        for zone in self.pairs[service].spot.tasks.iter().filter_map(|task| task.zone) {
+        for zone in self.pairs[service].spot.tasks.iter().filter_map(Task::zone) {
             have[zone] += 1;
         }
         let open = (0..rooms.len()).filter(|zone| self.used[*zone] < rooms[*zone]);
@@ -219,7 +226,7 @@ impl Cloud {
         let side = self.pairs[service].side(capacity);
         let index = side.tasks.iter().position(|task| task.key == key)?;
         let task = side.tasks.remove(index);
-        if let (Some(zone), false) = (task.zone, task.is_doomed) {
+        if let (Some(zone), false) = (task.zone(), task.is_doomed) {
             self.used[zone] -= 1;
         }
         if capacity == Capacity::OnDemand {
@@ -248,7 +255,7 @@ impl Cloud {
         let mut candidates = Vec::new();
         for (service, pair) in self.pairs.iter().enumerate() {
             let tasks = pair.spot.tasks.iter().enumerate();
-            let tasks = tasks.filter(|(_, task)| task.zone == Some(zone) && !task.is_doomed);
+            let tasks = tasks.filter(|(_, task)| task.zone() == Some(zone) && !task.is_doomed);
             candidates.extend(tasks.map(|(index, _)| (service, index)));
         }
         while self.used[zone] > capacity && !candidates.is_empty() {

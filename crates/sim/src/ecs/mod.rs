@@ -86,9 +86,9 @@ struct Account {
     since: Timestamp,
     serving: (u32, u32),
     tally: Tally,
-    /// Deaths of tasks that left less than the target, until it is reached again.
+    /// Deaths of tasks that left less than the target and that no other task has made up for yet.
     open: Vec<Timestamp>,
-    /// When tasks were taken away by AWS, or by an order that landed late.
+    /// When tasks were taken away by AWS, or changed by an order that landed late.
     losses: Vec<Timestamp>,
     /// Lower targets that were in force until then.
     targets: Vec<(Timestamp, u32)>,
@@ -100,7 +100,7 @@ struct Account {
 pub struct Outcome {
     /// Sums over all services.
     pub tally: Tally,
-    /// From each reclaim until the target was ready again, zero where it stayed so; sorted.
+    /// From each reclaim until another task made up for it, zero where the target stayed ready; sorted.
     pub gaps: Vec<Millis>,
     /// Promises that were broken.
     pub violations: Vec<Violation>,
@@ -259,10 +259,11 @@ impl<'a> World<'a> {
         }
         account.since = self.now;
         account.serving = serving;
-        if serving.0 + serving.1 >= account.target {
-            let now = self.now;
-            self.gaps.extend(account.open.drain(..).map(|began| now.since(began)));
-        }
+        // A task that becomes ready makes up for the one that has been missing longest.
+        let missing = account.target.saturating_sub(serving.0 + serving.1);
+        let filled = account.open.len().saturating_sub(usize::try_from(missing).unwrap_or(usize::MAX));
+        let now = self.now;
+        self.gaps.extend(account.open.drain(..filled).map(|began| now.since(began)));
     }
 
     fn ready(&mut self, service: usize, capacity: Capacity, key: u64) {
@@ -444,9 +445,11 @@ impl<'a> World<'a> {
         self.mark(7, service as u64, u64::from(order.count));
         self.accounts[service].tally.requests += 1;
         let before = self.accounts[service].serving;
+        let was = self.cloud.pairs[service].side(order.capacity).desired;
         let stopped = self.set_desired(service, order.capacity, order.count);
         if is_late {
-            let losses = (0..stopped).map(|_| self.now);
+            // ECS cannot fence: what lands late is nobody's decision of that moment, and is only put right after.
+            let losses = (0..stopped.max(was.abs_diff(order.count))).map(|_| self.now);
             self.accounts[service].losses.extend(losses);
         } else if stopped > 0 {
             self.check_floor(service, &order, before);

@@ -72,8 +72,8 @@ impl Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Ready { task: u64 },
-    Reclaim { tick: usize },
     Doom { tick: usize },
+    Reclaim { tick: usize },
     Answer { zone: usize, asked: u32 },
     Wake,
 }
