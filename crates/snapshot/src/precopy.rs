@@ -52,6 +52,12 @@ impl Rounds {
         Ok(())
     }
 
+    /// Whether there is a recovery point to start from.
+    #[must_use]
+    pub const fn has_base(&self) -> bool {
+        self.options.base.is_some()
+    }
+
     /// Saves what has changed since the last recovery point, at the pace of the options.
     ///
     /// # Errors
