@@ -185,7 +185,7 @@ impl Bench {
             }
             // Its own default: 256 workers.
             ("s5cmd", true) => {
-                drop(command.args(["--log", "error", "--endpoint-url", &endpoint, "cp", &local, remote]))
+                command.args(["--log", "error", "--endpoint-url", &endpoint, "cp", &local, remote]);
             }
             ("s5cmd", false) => {
                 command.args([
