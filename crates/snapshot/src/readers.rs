@@ -24,6 +24,9 @@ pub(crate) const LEASE: Duration = Duration::from_secs(15 * 60);
 /// How often a reader renews its mark.
 const RENEWAL: Duration = Duration::from_secs(5 * 60);
 
+/// A mark is taken away within this time or not at all.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A mark is a few hundred bytes; a larger object is not ours.
 const MARK_BYTES_MAX: u64 = 64 * 1024;
 
@@ -74,8 +77,12 @@ impl Mark {
     /// Takes the mark away.
     pub(crate) async fn remove(self) {
         let location = self.workload.locate(&self.key);
-        if let Err(error) = self.workload.store().delete(&location).await {
-            tracing::debug!(%error, "a reader's mark stays until its lease is over");
+        // It is no harm if it stays: a store that hangs is not waited for.
+        let deleting = self.workload.store().delete(&location);
+        match tokio::time::timeout(REMOVAL_TIMEOUT, deleting).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a reader's mark stays until its lease is over"),
+            Err(_) => tracing::debug!("a reader's mark stays until its lease is over"),
         }
     }
 }

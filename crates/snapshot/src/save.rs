@@ -208,15 +208,19 @@ impl Reserve {
 
     /// Waits until uploading must stop; for ever without a deadline.
     async fn reached(&self, deadline: &Deadline) {
-        /// How soon a deadline that was tightened, or a store that is slower than thought, is noticed.
-        const TICK: Duration = Duration::from_millis(100);
+        /// How soon a deadline that was tightened, or a store that is slower than thought, is noticed at the latest.
+        const TICK_MAX: Duration = Duration::from_secs(1);
+        const TICK_MIN: Duration = Duration::from_millis(20);
         // Ends with the deadline.
         loop {
             let now = Instant::now();
             let next = match deadline.current() {
                 Some(moment) if self.before(moment) <= now => return,
-                Some(moment) => self.before(moment).min(now + TICK),
-                None => now + TICK,
+                Some(moment) => {
+                    let end = self.before(moment);
+                    end.min(now + ((end - now) / 20).clamp(TICK_MIN, TICK_MAX))
+                }
+                None => now + TICK_MAX,
             };
             tokio::time::sleep_until(next).await;
         }

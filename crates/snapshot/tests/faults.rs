@@ -1,7 +1,8 @@
-//! Hundreds of worlds in which the store fails: whatever the journal names afterwards restores byte for byte.
+//! A thousand worlds (more with `LIFEBOAT_WORLDS`) in which the store fails: whatever the journal names afterwards restores byte for byte.
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,26 +16,56 @@ use lifeboat_snapshot::{Deadline, Wait, acquire, journal, read_manifest, restore
 use object_store::ObjectStore;
 use tokio::time::Instant;
 
-/// A small tree with a pack, an object of its own, and one in parts.
+/// A small tree with a pack, in some worlds with files that are stored by themselves.
 fn fill(top: &Path, seed: u64) {
     for number in 0..12 {
         write(top, format!("small/{number}"), noise(seed + number, 1000));
     }
     write(top, "empty", "");
-    write(top, "large", noise(seed, (4 << 20) + 1));
-    if seed.is_multiple_of(8) {
-        write(top, "in parts", noise(seed, (16 << 20) + 5));
+    if seed.is_multiple_of(4) {
+        write(top, "large", noise(seed, (4 << 20) + 1));
+    }
+    if seed.is_multiple_of(32) {
+        write(top, "in parts", noise(seed, (9 << 20) + 5));
     }
 }
 
+/// The trees that worlds save; made once, so that no world has to wait until its files have settled.
+struct Sources(Vec<(tempfile::TempDir, BTreeMap<Vec<u8>, Seen>)>);
+
+impl Sources {
+    fn new() -> Self {
+        let make = |seed| {
+            let top = temp();
+            fill(top.path(), seed);
+            let seen = tree(top.path());
+            (top, seen)
+        };
+        Self([1, 4, 32].into_iter().map(make).collect())
+    }
+
+    /// Most worlds save small files only.
+    fn of(&self, seed: u64) -> &(tempfile::TempDir, BTreeMap<Vec<u8>, Seen>) {
+        match seed {
+            seed if seed.is_multiple_of(32) => &self.0[2],
+            seed if seed.is_multiple_of(4) => &self.0[1],
+            _ => &self.0[0],
+        }
+    }
+}
+
+/// So many worlds of each kind, a thousand in all, or as `LIFEBOAT_WORLDS` says.
+fn worlds() -> u64 {
+    std::env::var("LIFEBOAT_WORLDS").ok().and_then(|text| text.parse().ok()).unwrap_or(340)
+}
+
 /// Runs one world and returns how many recovery points it committed.
-async fn world(seed: u64, one_in: u64) -> usize {
+async fn world(seed: u64, one_in: u64, sources: &Sources) -> usize {
     let inner = memory_store().store;
     let faulty = FaultyStore::new(Arc::clone(&inner), seed, one_in);
     let store: Arc<dyn ObjectStore> = Arc::<FaultyStore>::clone(&faulty);
-    let (saved_by, from) = (workload(&store), temp());
-    fill(from.path(), seed);
-    let expected = tree(from.path());
+    let saved_by = workload(&store);
+    let (from, expected) = sources.of(seed);
     let start = Instant::now();
     let limit = start + Duration::from_secs(110);
     let Ok(Ok(mut acquired)) =
@@ -67,7 +98,7 @@ async fn world(seed: u64, one_in: u64) -> usize {
         }
         faulty.switch(false);
         restore(&saved_by, &point.manifest, &options).await.expect("restored");
-        check(seed, &expected, target.path(), point.manifest.complete);
+        check(seed, expected, target.path(), point.manifest.complete);
         let manifest = read_manifest(&saved_by, &point.manifest).await.expect("readable");
         assert!(manifest.left_out.iter().all(|left_out| {
             matches!(left_out.reason, LeftOutReason::StoreRefused | LeftOutReason::OutOfTime)
@@ -77,7 +108,7 @@ async fn world(seed: u64, one_in: u64) -> usize {
 }
 
 /// What came back is what was there; what is missing was named.
-fn check(seed: u64, expected: &std::collections::BTreeMap<Vec<u8>, Seen>, target: &Path, is_complete: bool) {
+fn check(seed: u64, expected: &BTreeMap<Vec<u8>, Seen>, target: &Path, is_complete: bool) {
     let restored = tree(target);
     for (path, seen) in &restored {
         assert_eq!(Some(seen), expected.get(path), "seed {seed}: {}", String::from_utf8_lossy(path));
@@ -88,16 +119,27 @@ fn check(seed: u64, expected: &std::collections::BTreeMap<Vec<u8>, Seen>, target
 #[tokio::test(start_paused = true)]
 async fn every_point_that_a_journal_names_restores_byte_for_byte() {
     let mut committed = 0;
-    for seed in 0..100 {
-        committed += world(seed, 10).await;
+    let sources = Sources::new();
+    for seed in 0..worlds() {
+        committed += world(seed, 10, &sources).await;
     }
-    assert!(committed > 90, "only {committed} of 100 worlds committed at one fault in ten");
+    let (committed, all) = (u64::try_from(committed).expect("few"), worlds());
+    assert!(committed * 10 > all * 9, "only {committed} of {all} worlds committed at one fault in ten");
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_worlds_where_a_third_of_all_requests_fail_nothing_lies_either() {
+    let sources = Sources::new();
+    for seed in 20_000..20_000 + worlds() {
+        world(seed, 3, &sources).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn in_worlds_where_half_of_all_requests_fail_nothing_lies_either() {
-    for seed in 1000..1100 {
-        world(seed, 2).await;
+    let sources = Sources::new();
+    for seed in 10_000..10_000 + worlds() {
+        world(seed, 2, &sources).await;
     }
 }
 
@@ -107,7 +149,7 @@ async fn a_store_that_hangs_costs_no_more_than_the_deadline() {
     faulty.switch(false);
     let store: Arc<dyn ObjectStore> = Arc::<FaultyStore>::clone(&faulty);
     let (workload, from) = (workload(&store), temp());
-    fill(from.path(), 3);
+    fill(from.path(), 4);
     let claim = acquire(&workload, &claimant(1), Wait::No).await.expect("claimed").claim;
     faulty.switch(true);
     let start = Instant::now();

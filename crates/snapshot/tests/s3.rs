@@ -5,7 +5,7 @@ mod common;
 use common::s3::S3Server;
 use common::{claimant, temp, workload, write};
 use lifeboat_snapshot::probe::probe;
-use lifeboat_snapshot::save::SaveOptions;
+use lifeboat_snapshot::save::{Pace, SaveOptions};
 use lifeboat_snapshot::store::{Keys, StoreError, StoreUrl};
 use lifeboat_snapshot::{Wait, acquire, open, save};
 
@@ -104,4 +104,64 @@ async fn a_server_that_compares_checksums_is_not_asked_for_the_bytes_again() {
     save(&work, &claim.id(), &SaveOptions::new(from.path())).await.expect("saved");
     let received = proxy.received() - before;
     assert!(received < 1 << 20, "{received} bytes came back");
+}
+
+/// Restores and compares, again after each failure that a bad line causes.
+async fn restores_as(work: &lifeboat_snapshot::Workload, from: &std::path::Path) {
+    let point =
+        lifeboat_snapshot::journal::recovery_points(work).await.expect("readable").pop().expect("one");
+    let to = temp();
+    let options = lifeboat_snapshot::restore::RestoreOptions::new(to.path());
+    for _ in 0..5 {
+        if lifeboat_snapshot::restore(work, &point.manifest, &options).await.is_ok() {
+            break;
+        }
+    }
+    assert_eq!(common::tree(to.path()), common::tree(from));
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_and_comes_back_costs_time_and_nothing_else() {
+    let Some(mut server) = S3Server::start() else { return };
+    let store = open(&server.store_url("")).expect("opens");
+    let work = workload(&store);
+    let from = temp();
+    write(from.path(), "large", common::noise(1, 48 << 20));
+    for number in 0..100 {
+        write(from.path(), format!("small/{number}"), common::noise(number, 5_000));
+    }
+    let mut claim = acquire(&work, &claimant(1), Wait::No).await.expect("claimed").claim;
+    // At this pace it takes more than a second.
+    let pace = Pace { is_nice: false, ..Pace::BACKGROUND };
+    let deadline =
+        lifeboat_snapshot::Deadline::at(tokio::time::Instant::now() + std::time::Duration::from_secs(60));
+    let options = SaveOptions { pace, deadline, ..SaveOptions::new(from.path()) };
+    let id = claim.id();
+    let killing = async {
+        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+        server.kill();
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        server.launch();
+    };
+    let (saved, ()) = tokio::join!(save(&work, &id, &options), killing);
+    let saved = saved.expect("saved");
+    assert!(saved.manifest.complete, "{:?}", saved.left_out);
+    claim.commit(saved.manifest).await.expect("the owner");
+    restores_as(&work, from.path()).await;
+}
+
+#[tokio::test]
+async fn a_server_that_asks_to_slow_down_is_asked_again() {
+    let Some(server) = S3Server::start() else { return };
+    let plan = common::proxy::Plan { slow_down: 3, ..common::proxy::Plan::default() };
+    let proxy = common::proxy::Proxy::start(server.port, plan).await;
+    let work = workload(&open(&proxy.store_url(&server, "")).expect("opens"));
+    let from = temp();
+    write(from.path(), "large", common::noise(1, 10 << 20));
+    write(from.path(), "small", common::noise(2, 100_000));
+    let mut claim = acquire(&work, &claimant(1), Wait::No).await.expect("claimed").claim;
+    let saved = save(&work, &claim.id(), &SaveOptions::new(from.path())).await.expect("saved");
+    assert!(saved.manifest.complete, "{:?}", saved.left_out);
+    claim.commit(saved.manifest).await.expect("the owner");
+    restores_as(&work, from.path()).await;
 }

@@ -16,8 +16,8 @@ pub(crate) struct Plan {
     pub(crate) reset_after: Option<u64>,
     /// Every so many bytes from the server, one bit is flipped.
     pub(crate) flip_every: Option<u64>,
-    /// Every so many connections, nothing is answered at all.
-    pub(crate) hang_every: Option<u64>,
+    /// Of ten connections, so many get `503 Slow Down`.
+    pub(crate) slow_down: u64,
 }
 
 /// A running proxy; its task ends with the runtime.
@@ -68,8 +68,16 @@ impl Proxy {
 
 async fn connection(client: TcpStream, to: u16, plan: &Plan, counts: &Counts) {
     let number = counts.connections.fetch_add(1, Ordering::Relaxed);
-    if plan.hang_every.is_some_and(|every| number % every == every - 1) {
-        std::future::pending::<()>().await;
+    if number % 10 < plan.slow_down {
+        let mut client = client;
+        let _ = client.read(&mut [0; 1024]).await; // whatever it wants
+        let body = "<Error><Code>SlowDown</Code></Error>";
+        let answer = format!(
+            "HTTP/1.1 503 Slow Down\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        let _ = client.write_all(answer.as_bytes()).await; // it may have gone
+        return;
     }
     let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else { return };
     let (mut from_client, mut to_client) = client.into_split();
