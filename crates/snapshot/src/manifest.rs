@@ -1,11 +1,14 @@
 //! What one recovery point contains: every file, directory and link, where their bytes lie, and what is missing.
 //!
 //! A manifest is one object: zstd-compressed JSON, one value a line. A header, the data objects, the entries, what
-//! was left out, and a footer with the counts, by which a manifest that was cut short is noticed. Its writer is in
-//! `manifest/encode.rs`, its distrustful reader in `manifest/decode.rs`, both of text only; [`read_manifest`]
-//! fetches one and checks its hash.
+//! was left out, and a footer with the counts, by which a manifest that was cut short is noticed. A round of
+//! pre-copying that changed little writes a delta: the difference to one whole manifest, its base, which the header
+//! names; no delta is the base of another. The writer is in `manifest/encode.rs`, its distrustful reader in
+//! `manifest/decode.rs`, both of text only, the difference in `manifest/delta.rs`; [`read_manifest`] fetches one with
+//! its base and checks their hashes.
 
 mod decode;
+mod delta;
 mod encode;
 
 use std::fmt;
@@ -14,19 +17,23 @@ use object_store::ObjectStoreExt;
 use serde::{Deserialize, Serialize};
 
 pub use decode::{
-    DECODED_BYTES_MAX, DecodeError, ENTRIES_MAX, EXTENTS_MAX, LINE_BYTES_MAX, LINK_BYTES_MAX, decode,
+    DECODED_BYTES_MAX, DecodeError, ENTRIES_MAX, EXTENTS_MAX, LINE_BYTES_MAX, LINK_BYTES_MAX, RAW_BYTES_MAX,
+    decode,
 };
-pub(crate) use encode::encode;
+pub(crate) use decode::{base_of, decode_delta};
+pub(crate) use delta::{Delta, difference};
+pub(crate) use encode::{encode, encode_delta};
 
+use crate::blocks::Blocks;
 use crate::claim::ClaimId;
-use crate::extra::StoredObject;
 use crate::id::{Digest, Nonce};
 use crate::path::EntryPath;
 use crate::store::{Retry, StoreError};
+use crate::transfer::blocking;
 use crate::workload::{Workload, WorkloadName};
 
 /// The version of the manifest format that this build writes and reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// A larger object is no manifest: a million entries compress to about 80 MiB.
 pub const COMPRESSED_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -36,8 +43,8 @@ pub const COMPRESSED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 pub struct Manifest {
     /// Whose it is.
     pub header: Header,
-    /// The data objects that [`Extent::object`] counts from 0.
-    pub objects: Vec<StoredObject>,
+    /// The data objects that [`Extent::object`] counts from 0. Each is used by an entry.
+    pub objects: Vec<DataObject>,
     /// Every file, directory and link, in the order of their paths.
     pub entries: Vec<Entry>,
     /// What was found and is not among the entries.
@@ -57,6 +64,29 @@ pub struct Header {
     pub save: Nonce,
     /// The saver's wall clock, in ms since 1970; for people.
     pub at_unix_ms: u64,
+    /// In a delta: the whole manifest that it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Box<ManifestRef>>,
+}
+
+/// An object with the bytes of files. It needs no hash of its own: those of the files' bytes tell.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DataObject {
+    /// Its key, relative to the workload.
+    pub key: String,
+    /// Its length in bytes, as it lies in the store.
+    pub size: u64,
+    /// For an object that is one zstd frame: the length of what is in it, which extents count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw: Option<u64>,
+}
+
+impl DataObject {
+    /// How many bytes extents may refer to.
+    #[must_use]
+    pub fn content(&self) -> u64 {
+        self.raw.unwrap_or(self.size)
+    }
 }
 
 /// One file, directory or link.
@@ -106,20 +136,40 @@ pub enum EntryKind {
         size: u64,
         /// BLAKE3 of its bytes.
         digest: Digest,
-        /// Its bytes in order; together exactly `size`.
+        /// Its bytes in order; together exactly `size`. At most one where there are no `blocks`, else each but the
+        /// last has whole blocks.
         extents: Vec<Extent>,
+        /// Of a large file, by which its parts can be compared and checked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        blocks: Option<Blocks>,
+        /// It is a hard link: the same file as the one at this path, of which everything here is a copy.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        same_as: Option<EntryPath>,
     },
 }
 
-/// A stretch of a data object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A stretch of a data object, or of zeros that lie nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "(Option<u32>, u64, u64)", into = "(Option<u32>, u64, u64)")]
 pub struct Extent {
-    /// The index in [`Manifest::objects`].
-    pub object: u32,
-    /// From which byte of it.
+    /// The index in [`Manifest::objects`]; `None` for zeros.
+    pub object: Option<u32>,
+    /// From which byte of its content.
     pub offset: u64,
     /// How many bytes.
     pub length: u64,
+}
+
+impl From<(Option<u32>, u64, u64)> for Extent {
+    fn from((object, offset, length): (Option<u32>, u64, u64)) -> Self {
+        Self { object, offset, length }
+    }
+}
+
+impl From<Extent> for (Option<u32>, u64, u64) {
+    fn from(Extent { object, offset, length }: Extent) -> Self {
+        (object, offset, length)
+    }
 }
 
 /// Something that was found and is not in the recovery point.
@@ -212,14 +262,58 @@ pub struct ManifestRef {
     pub complete: bool,
 }
 
+impl Entry {
+    /// Where a file's bytes lie; nothing for anything else.
+    #[must_use]
+    pub fn extents(&self) -> &[Extent] {
+        match &self.kind {
+            EntryKind::File { extents, .. } => extents,
+            EntryKind::Directory | EntryKind::Link { .. } => &[],
+        }
+    }
+}
+
 impl Manifest {
     /// How many regular files it contains, and how many bytes these have together.
     #[must_use]
     pub fn totals(&self) -> (u64, u64) {
         self.entries.iter().fold((0, 0), |(files, bytes), entry| match &entry.kind {
-            EntryKind::File { size, .. } => (files + 1, bytes + size),
+            EntryKind::File { size, same_as: None, .. } => (files + 1, bytes + size),
+            EntryKind::File { same_as: Some(_), .. } => (files + 1, bytes),
             EntryKind::Directory | EntryKind::Link { .. } => (files, bytes),
         })
+    }
+
+    /// Every object that must exist, manifests too, by key: what pruning must keep for this recovery point.
+    pub(crate) fn needs(&self) -> impl Iterator<Item = &str> {
+        let base = self.header.base.iter().map(|base| base.key.as_str());
+        base.chain(self.objects.iter().map(|object| object.key.as_str()))
+    }
+
+    /// Leaves out the objects that no entry uses.
+    pub(crate) fn drop_unused_objects(&mut self) {
+        let mut new_index: Vec<Option<u32>> = vec![None; self.objects.len()];
+        for extent in self.entries.iter().flat_map(Entry::extents) {
+            if let Some(slot) =
+                extent.object.and_then(|index| new_index.get_mut(usize::try_from(index).ok()?))
+            {
+                *slot = Some(0);
+            }
+        }
+        for (next, slot) in (0..).zip(new_index.iter_mut().flatten()) {
+            *slot = next;
+        }
+        let mut keep = new_index.iter().map(Option::is_some);
+        self.objects.retain(|_| keep.next().unwrap_or(false));
+        for entry in &mut self.entries {
+            if let EntryKind::File { extents, .. } = &mut entry.kind {
+                for extent in extents {
+                    extent.object = extent
+                        .object
+                        .and_then(|index| new_index.get(usize::try_from(index).ok()?).copied().flatten());
+                }
+            }
+        }
     }
 
     /// Whether everything that holds data is in it.
@@ -268,13 +362,18 @@ pub async fn read_manifest(
     manifest: &ManifestRef,
 ) -> Result<Manifest, ReadManifestError> {
     let bytes = fetch(workload, manifest).await?;
-    let refused = |source| ReadManifestError::Refused { key: manifest.key.clone(), source };
+    let refused = |key: &str| {
+        let key = key.to_owned();
+        move |source| ReadManifestError::Refused { key, source }
+    };
     let name = workload.name().clone();
-    let decoding = tokio::task::spawn_blocking(move || decode(&bytes, &name));
-    match decoding.await {
-        Ok(decoded) => decoded.map_err(refused),
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
+    let Some(base) = base_of(&bytes).map_err(refused(&manifest.key))? else {
+        return blocking(move || decode(&bytes, &name)).await.map_err(refused(&manifest.key));
+    };
+    let base_bytes = fetch(workload, &base).await?;
+    let base_name = name.clone();
+    let whole = blocking(move || decode(&base_bytes, &base_name)).await.map_err(refused(&base.key))?;
+    blocking(move || decode_delta(&bytes, &name, &whole)).await.map_err(refused(&manifest.key))
 }
 
 /// The bytes of a manifest, equal to what was committed.

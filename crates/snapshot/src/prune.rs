@@ -1,7 +1,7 @@
 //! Deletes what no kept recovery point needs.
 //!
 //! Nothing is deleted that a living holder may be about to refer to: objects of the newest claim are touched only
-//! on behalf of its own holder, between its saves. Journal records go first, so that the journal never names a
+//! on behalf of its own holder, between its saves. What somebody is reading stays (`readers.rs`). Journal records go first, so that the journal never names a
 //! manifest that is gone, then manifests, then data. Killed in between, a prune leaves only objects that nothing
 //! refers to, and the next one finds them.
 
@@ -11,9 +11,10 @@ use std::num::NonZeroUsize;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::{ObjectMeta, ObjectStoreExt};
 
-use crate::claim::{Claim, ClaimId};
+use crate::claim::ClaimId;
 use crate::journal::{self, Event, Head, RecoveryPoint};
 use crate::manifest::{self, ReadManifestError, read_manifest};
+use crate::readers;
 use crate::store::{Retry, StoreError};
 use crate::workload::Workload;
 
@@ -21,12 +22,13 @@ use crate::workload::Workload;
 const CONCURRENCY: usize = 16;
 
 /// What to keep, and on whose behalf to delete.
-#[derive(Debug)]
-pub struct PrunePlan<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct PrunePlan {
     /// So many of the newest recovery points are kept with all they refer to.
     pub keep: NonZeroUsize,
-    /// Given by the workload's holder between its saves: what its own claim no longer needs is deleted too.
-    pub holder: Option<&'a Claim>,
+    /// The claim of the workload's holder, given by it between a commit and its next save: what its own claim no longer
+    /// needs is deleted too.
+    pub holder: Option<ClaimId>,
     /// Only says what would be deleted.
     pub is_dry_run: bool,
 }
@@ -65,7 +67,7 @@ pub enum PruneError {
 ///
 /// # Errors
 /// [`PruneError`]
-pub async fn prune(workload: &Workload, plan: &PrunePlan<'_>) -> Result<Pruned, PruneError> {
+pub async fn prune(workload: &Workload, plan: &PrunePlan) -> Result<Pruned, PruneError> {
     let chain = journal::chain(workload).await?;
     let Some(head) = chain.last() else { return Ok(Pruned::default()) };
     let mut points = journal::points(chain.iter().map(|link| &link.record));
@@ -78,31 +80,49 @@ pub async fn prune(workload: &Workload, plan: &PrunePlan<'_>) -> Result<Pruned, 
         let read = read_manifest(workload, &point.manifest).await;
         let manifest = read.map_err(|source| PruneError::Kept { seq: point.seq, source })?;
         needed.insert(point.manifest.key.clone());
-        needed.extend(manifest.objects.into_iter().map(|object| object.key));
+        needed.extend(manifest.needs().map(str::to_owned));
     }
+    let marks = readers::list(workload).await?;
     let oldest_kept = oldest_kept(head, &kept);
     needed.extend(extras(chain.iter().filter(|link| link.record.seq >= oldest_kept)));
 
-    let rules = Rules {
+    let mut rules = Rules {
         head: head.record.seq,
         claim: head.record.claim,
         oldest_kept,
         in_chain: chain.iter().map(|link| link.record.seq).collect(),
         needed,
-        holder: plan.holder.map(Claim::id),
+        holder: plan.holder,
     };
-    let mut doomed: BTreeMap<(Order, String), u64> = BTreeMap::new();
+    let mut listed = Vec::new();
     for folder in ["journal", "heartbeats", "manifests", "extras", "data"] {
-        for object in list(workload, folder).await? {
-            let Some(key) = workload.relative(&object.location) else { continue };
-            if let Some(order) = rules.judge(key) {
-                doomed.insert((order, key.to_owned()), object.size);
+        listed.extend(list(workload, folder).await?);
+    }
+    let mut doomed: BTreeMap<(Order, String), u64> = BTreeMap::new();
+    // As late as the store's own clock is known to be.
+    let now = listed.iter().chain(&marks).map(|object| object.last_modified.timestamp()).max().unwrap_or(0);
+    for mark in &marks {
+        let age = now - mark.last_modified.timestamp();
+        if u64::try_from(age).is_ok_and(|age| age > readers::LEASE.as_secs()) {
+            let key = workload.relative(&mark.location).unwrap_or_default();
+            doomed.insert((Order::Mark, key.to_owned()), mark.size);
+        } else if let Some(manifest) = readers::read(workload, mark).await? {
+            // Should it be damaged, there is nothing to spare for its reader.
+            if let Ok(read) = read_manifest(workload, &manifest).await {
+                rules.needed.extend(read.needs().map(str::to_owned));
             }
+            rules.needed.insert(manifest.key);
+        }
+    }
+    for object in listed {
+        let Some(key) = workload.relative(&object.location) else { continue };
+        if let Some(order) = rules.judge(key) {
+            doomed.insert((order, key.to_owned()), object.size);
         }
     }
     let objects: Vec<(String, u64)> = doomed.into_iter().map(|((_, key), size)| (key, size)).collect();
     if !plan.is_dry_run {
-        delete(workload, &objects).await?;
+        delete(workload, &objects, &marks).await?;
     }
     let bytes = objects.iter().map(|(_, size)| size).sum();
     Ok(Pruned { kept, forgotten, objects, bytes })
@@ -130,6 +150,7 @@ fn extras<'a>(chain: impl Iterator<Item = &'a Head>) -> HashSet<String> {
 /// In which order objects go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Order {
+    Mark,
     Record,
     Heartbeat,
     Manifest,
@@ -188,12 +209,26 @@ async fn list(workload: &Workload, folder: &str) -> Result<Vec<ObjectMeta>, Stor
 }
 
 /// Deletes records one by one, lowest first, so that the chain never has a gap, and the rest several at a time.
-async fn delete(workload: &Workload, objects: &[(String, u64)]) -> Result<(), StoreError> {
+async fn delete(
+    workload: &Workload,
+    objects: &[(String, u64)],
+    marks: &[ObjectMeta],
+) -> Result<(), StoreError> {
     let is_record = |key: &str| key.starts_with("journal/");
     for (key, _) in objects.iter().filter(|(key, _)| is_record(key)) {
         delete_one(workload, key).await?;
     }
     for is_manifest in [true, false] {
+        if !is_manifest {
+            let known: HashSet<_> = marks.iter().map(|mark| &mark.location).collect();
+            let now = readers::list(workload).await?;
+            if now.iter().any(|mark| !known.contains(&mark.location)) {
+                tracing::info!(
+                    "somebody has begun to read: the data that is no longer needed goes with the next prune"
+                );
+                return Ok(());
+            }
+        }
         let phase =
             objects.iter().filter(|(key, _)| !is_record(key) && key.starts_with("manifests/") == is_manifest);
         let deletions = phase.map(|(key, _)| delete_one(workload, key)).collect::<Vec<_>>();

@@ -6,7 +6,8 @@
 //! they happen; a program that does that while its files are saved must stop first, as it does at a notice.)
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, SystemTime};
 
 use crate::dirs::Dirs;
@@ -44,8 +45,8 @@ impl Failure {
 /// Everything that a write to a file changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Version {
-    device: u64,
-    inode: u64,
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
     pub(crate) size: u64,
     pub(crate) attributes: Attributes,
     changed: (i64, i64),
@@ -63,14 +64,24 @@ impl Version {
         if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
             return Err(rustix::io::Errno::LOOP.into());
         }
-        Ok(Self {
+        Ok(Self::from_stat(&stat))
+    }
+
+    /// As `stat` says of a regular file.
+    pub(crate) fn from_stat(stat: &rustix::fs::Stat) -> Self {
+        Self {
             device: stat.st_dev,
             inode: stat.st_ino,
             size: u64::try_from(stat.st_size).unwrap_or(0),
-            attributes: Attributes::of(&stat),
+            attributes: Attributes::of(stat),
             changed: (stat.st_ctime, i64::try_from(stat.st_ctime_nsec).unwrap_or(0)),
             is_moving: false,
-        })
+        }
+    }
+
+    /// Whether a file of this version may have become `later` by nothing but bytes added to its end.
+    pub(crate) const fn may_have_grown_to(&self, later: &Self) -> bool {
+        self.device == later.device && self.inode == later.inode && later.size > self.size
     }
 
     /// Whether `stat` is of the same file (its content aside).
@@ -112,36 +123,45 @@ pub(crate) struct Whole {
     pub(crate) digest: Digest,
 }
 
-/// Appends a file's bytes to `buffer`, unless it has more than `max`: then `None`, and `buffer` is as it was.
+/// Reads a file's bytes into `buffer`, unless there are more than `max` or than find room: then the size.
+///
+/// A file that only grows while it is read (a log) is taken as of one instant: what was read is read again, and is
+/// the file's beginning if it is still the same.
 ///
 /// # Errors
-/// [`Failure`] after [`READ_ATTEMPTS`]; `buffer` is then as it was.
+/// [`Failure`] after [`READ_ATTEMPTS`].
 pub(crate) fn read_whole(
     dirs: &mut Dirs,
     path: &EntryPath,
-    buffer: &mut Vec<u8>,
+    buffer: &mut [u8],
     max: u64,
-) -> Result<Option<Whole>, Failure> {
-    let start = buffer.len();
+) -> Result<Result<Whole, u64>, Failure> {
     for _ in 0..READ_ATTEMPTS {
         let (file, before) = open_settled(dirs, path)?;
-        if before.size > max {
-            return Ok(None);
+        let room = usize::try_from(before.size.min(max)).ok().and_then(|size| buffer.get_mut(..size));
+        let Some(room) = room.filter(|_| before.size <= max) else { return Ok(Err(before.size)) };
+        match file.read_exact_at(room, 0) {
+            Ok(()) => {}
+            // It has become shorter.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
+            Err(error) => return Err(error.into()),
         }
-        let read = (&file).take(max + 1).read_to_end(buffer);
-        let length = u64::try_from(buffer.len() - start).unwrap_or(u64::MAX);
-        let is_same = Version::of(&file).is_ok_and(|after| after == before);
-        match read {
-            Ok(_) if is_same && length == before.size => {
-                let digest = Digest::of(&buffer[start..]);
-                return Ok(Some(Whole { version: before, digest }));
-            }
-            Ok(_) => buffer.truncate(start),
-            Err(error) => {
-                buffer.truncate(start);
-                return Err(error.into());
-            }
+        let digest = Digest::of(room);
+        let after = Version::of(&file)?;
+        let is_whole = after == before
+            || (before.may_have_grown_to(&after) && prefix_digest(&file, before.size)? == digest);
+        if is_whole {
+            return Ok(Ok(Whole { version: before, digest }));
         }
     }
     Err(Failure::changed())
+}
+
+/// The hash of the first `size` bytes.
+fn prefix_digest(file: &File, size: u64) -> io::Result<Digest> {
+    let mut hasher = blake3::Hasher::new();
+    let mut file = file;
+    file.seek(SeekFrom::Start(0))?;
+    hasher.update_reader(file.take(size))?;
+    Ok(hasher.finalize().into())
 }

@@ -5,7 +5,7 @@
 //! after the files, so that nothing is ever written through one, and the attributes of directories last. A restore
 //! that was killed is taken up by doing it again: what is already there is equal and stays.
 //!
-//! Long runs of zeros become holes. Hard links come back as separate files; extended attributes are not kept.
+//! Long runs of zeros become holes. Extended attributes are not kept.
 
 mod check;
 mod fetch;
@@ -20,6 +20,7 @@ use crate::dirs::Dirs;
 use crate::manifest::{Entry, EntryKind, Manifest, ManifestRef, ReadManifestError, read_manifest};
 use crate::path::EntryPath;
 use crate::progress::{NoProgress, Progress};
+use crate::readers;
 use crate::scan::Excluded;
 use crate::store::StoreError;
 use crate::transfer::{as_u64, blocking};
@@ -126,6 +127,27 @@ pub async fn restore(
     manifest: &ManifestRef,
     options: &RestoreOptions,
 ) -> Result<Restored, RestoreError> {
+    // Before the manifest is fetched: whoever prunes meanwhile spares what it names.
+    let mark = readers::mark(workload, manifest).await?;
+    let restoring = Box::pin(restore_marked(workload, manifest, options));
+    match mark {
+        None => restoring.await,
+        Some(mark) => {
+            let restored = tokio::select! {
+                restored = restoring => restored,
+                never = mark.keep() => match never {},
+            };
+            mark.remove().await;
+            restored
+        }
+    }
+}
+
+async fn restore_marked(
+    workload: &Workload,
+    manifest: &ManifestRef,
+    options: &RestoreOptions,
+) -> Result<Restored, RestoreError> {
     let manifest = Arc::new(read_manifest(workload, manifest).await?);
     let wanted = Arc::new(select(&manifest, options.only.as_ref()));
     let failed = |path: &str, source| RestoreError::Target {
@@ -142,6 +164,7 @@ pub async fn restore(
     .map_err(|source| failed(".", source))?;
 
     let mut comparison = compare_target(&dirs, &manifest, &wanted, options).await?;
+    let hard_links = take_hard_links(&manifest, &wanted, &mut comparison.missing);
     let (files, bytes) = comparison
         .missing
         .iter()
@@ -153,7 +176,8 @@ pub async fn restore(
     let target = Target::new(dirs, options.target.clone(), manifest, replacing);
     target.prepare(Arc::clone(&wanted), comparison.stale).await?;
     fetch::fetch_all(workload, &target, &comparison.missing, &options.progress).await?;
-    target.finish(wanted, comparison.present).await?;
+    let files = files + as_u64(hard_links.len());
+    target.finish(wanted, comparison.present, hard_links).await?;
     Ok(Restored { files, bytes, already_there, removed })
 }
 
@@ -173,6 +197,19 @@ fn select(manifest: &Manifest, only: Option<&GlobSet>) -> Vec<usize> {
         .filter(|(_, entry)| is_wanted(entry))
         .map(|(index, _)| index)
         .collect()
+}
+
+/// Takes out of `missing` the files that are further names of others which are restored or there.
+fn take_hard_links(manifest: &Manifest, wanted: &[usize], missing: &mut Vec<usize>) -> Vec<usize> {
+    let named: std::collections::HashSet<&EntryPath> =
+        wanted.iter().map(|index| &manifest.entries[*index].path).collect();
+    let is_link = |index: &usize| match &manifest.entries[*index].kind {
+        EntryKind::File { same_as: Some(first), .. } => named.contains(first),
+        EntryKind::File { .. } | EntryKind::Directory | EntryKind::Link { .. } => false,
+    };
+    let links = missing.iter().copied().filter(is_link).collect();
+    missing.retain(|index| !is_link(index));
+    links
 }
 
 /// Compares the target with the recovery point and fails if anything would be lost.

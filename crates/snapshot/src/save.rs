@@ -1,52 +1,52 @@
-//! Saves a work directory: scan, order, pack and upload in parallel, then the manifest, which is written last and
+//! Saves a work directory: scan, order, read and upload in parallel, then the manifest, which is written last and
 //! once. Nothing is committed here: [`crate::Claim::commit`] does that with what [`save`] returns.
 //!
-//! `save/plan.rs` decides what goes into which object and in which order; `save/upload.rs` carries that out.
+//! `save/queue.rs` decides what is stored next; `save/build.rs` and `save/large.rs` read it; `save/run.rs` sends it,
+//! as fast as `save/pace.rs` finds out to be good; `save/assemble.rs` makes the manifest of what came of it.
 
-mod plan;
-mod upload;
+mod assemble;
+mod build;
+mod large;
+mod pace;
+mod queue;
+mod run;
 
-use std::num::NonZeroUsize;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use globset::{GlobMatcher, GlobSet};
-use object_store::{PutMode, PutOptions, PutPayload};
 use tokio::time::Instant;
 
+pub use pace::Pace;
+
+use crate::base::Base;
 use crate::claim::ClaimId;
 use crate::deadline::Deadline;
 use crate::dirs::Dirs;
-use crate::extra::StoredObject;
-use crate::id::{Digest, Nonce};
+use crate::id::Nonce;
 use crate::journal::unix_ms;
-use crate::manifest::{
-    self, DecodeError, Entry, EntryKind, FORMAT, Header, LeftOut, LeftOutReason, Manifest, ManifestRef,
-    decode, encode,
-};
+use crate::known::UploadLog;
+use crate::manifest::{DecodeError, FORMAT, Header, LeftOut, ManifestRef};
 use crate::progress::{NoProgress, Progress};
-use crate::scan::{Excluded, Found, FoundKind, Scan, scan};
-use crate::store::{Retry, StoreError};
-use crate::transfer::{as_u64, blocking};
+use crate::scan::{Excluded, Scan, scan};
+use crate::store::StoreError;
+use crate::transfer::{blocking, blocking_nicely};
 use crate::workload::Workload;
-use plan::Unit;
-use upload::{Outcome, Stored, Uploader};
 
 /// The priority of a file that no rule matches.
 pub const PRIORITY_DEFAULT: u32 = 100;
 
-/// So many objects are built and sent at once when the caller does not say. Each holds up to four chunks of 8 MiB.
-const CONCURRENCY_DEFAULT: NonZeroUsize = NonZeroUsize::new(4).expect("four is not zero");
+/// The manifest gets a tenth of the time there was at the beginning…
+const RESERVE_FRACTION: u32 = 10;
 
-/// The manifest gets a fifth of the time there was at the beginning…
-const RESERVE_FRACTION: u32 = 5;
+/// …never less than this, which is a few answers of a store that is far away…
+const RESERVE_MIN: Duration = Duration::from_millis(300);
 
 /// …and never more than this: a hundred thousand entries are encoded, stored and read back in less than a second.
-const RESERVE_MAX: Duration = Duration::from_secs(5);
+const RESERVE_MAX: Duration = Duration::from_secs(4);
 
 /// What to save and how.
 #[derive(Clone, Debug)]
@@ -61,8 +61,14 @@ pub struct SaveOptions {
     pub deadline: Deadline,
     /// The first rule that matches gives a file its priority; [`PRIORITY_DEFAULT`] if none does.
     pub priorities: Vec<PriorityRule>,
-    /// So many objects are built and sent at once.
-    pub concurrency: NonZeroUsize,
+    /// How much of the machine and the link is used.
+    pub pace: Pace,
+    /// Whether content that compresses is compressed.
+    pub compresses: bool,
+    /// The newest recovery point of the same work: what it has is not stored again.
+    pub base: Option<Arc<Base>>,
+    /// Where uploads are noted, so that a save that is broken off does not cost them.
+    pub log: Option<Arc<UploadLog>>,
     /// Who is told how far it is.
     pub progress: Arc<dyn Progress>,
 }
@@ -86,7 +92,10 @@ impl SaveOptions {
             exclude_paths: Vec::new(),
             deadline: Deadline::none(),
             priorities: Vec::new(),
-            concurrency: CONCURRENCY_DEFAULT,
+            pace: Pace::FULL,
+            compresses: true,
+            base: None,
+            log: None,
             progress: Arc::new(NoProgress),
         }
     }
@@ -95,8 +104,10 @@ impl SaveOptions {
 /// A manifest that is stored and proven, ready to be committed.
 #[derive(Clone, Debug)]
 pub struct Saved {
-    /// What to commit.
+    /// What to commit; the base's own if nothing has changed since.
     pub manifest: ManifestRef,
+    /// Whether there is anything new to commit.
+    pub is_new: bool,
     /// How many regular files it contains.
     pub files: u64,
     /// How many bytes these have.
@@ -105,6 +116,8 @@ pub struct Saved {
     pub stored_bytes: u64,
     /// What it does not contain, and why. What is a loss is still in the work directory.
     pub left_out: Vec<LeftOut>,
+    /// What the next save needs to store only what is new; of use once this is committed.
+    pub base: Arc<Base>,
 }
 
 /// Why there is no recovery point. A single file never is the reason.
@@ -133,66 +146,85 @@ pub enum SaveError {
 /// Saves a work directory under `claim` and returns the manifest to commit.
 ///
 /// With a deadline, uploading stops early enough for the manifest of what is complete, with the rest named as left
-/// out. Cancelling by dropping is safe: what was stored is unreferenced, and pruned later.
+/// out. Cancelling by dropping is safe: what was stored is unreferenced, and pruned later unless the log knows it.
 ///
 /// # Errors
 /// [`SaveError`]
 pub async fn save(workload: &Workload, claim: &ClaimId, options: &SaveOptions) -> Result<Saved, SaveError> {
-    let reserve = reserve_from(Instant::now());
-    let (dirs, scan) = scan_work_dir(options, reserve).await?;
-    let found = Arc::new(scan.found);
-    let files = found.iter().filter_map(size_of);
-    let (count, bytes) = files.fold((0, 0), |(count, bytes), size| (count + 1, bytes + size));
-    options.progress.planned(count, bytes);
-
+    let reserve = Reserve::new();
+    let (dirs, scan) = scan_work_dir(options, &reserve).await?;
     let header = Header {
         format: FORMAT,
         workload: workload.name().clone(),
         claim: *claim,
         save: Nonce::random(),
         at_unix_ms: unix_ms(),
+        base: None,
     };
-    let uploader = Arc::new(Uploader::new(workload, &header, Arc::clone(&found), dirs, options));
-    let units = plan::plan(&found, &options.priorities);
-    let outcomes = upload_all(&uploader, units, options, reserve).await;
-    let manifest = assemble(header, &found, scan.left_out, outcomes);
-    let stored_data = manifest.objects.iter().map(|object| object.size).sum::<u64>();
-    let left_out = manifest.left_out.clone();
+    let retired = options.base.as_ref().map(|base| base.retired()).unwrap_or_default();
+    let plan = assemble::Plan::new(scan, options.base.as_ref(), &retired);
+    let (files, bytes) = plan.to_read();
+    options.progress.planned(files, bytes);
+    let gathered = run::run(workload, &header, &plan, dirs, (options, retired), &reserve).await;
+    let sent = gathered.sent_bytes;
+    let assembled = assemble::assemble(header, &plan, gathered, options.base.as_ref());
     let stored = tokio::select! {
         biased;
-        stored = store_manifest(workload, manifest, &options.deadline) => stored?,
+        stored = assemble::store(workload, assembled, options) => stored?,
         () = options.deadline.reached(|moment| moment) => return Err(SaveError::OutOfTime),
     };
-    Ok(Saved {
-        files: stored.files,
-        bytes: stored.bytes,
-        stored_bytes: stored_data + stored.size,
-        manifest: stored,
-        left_out,
-    })
+    Ok(Saved { stored_bytes: stored.stored_bytes + sent, ..stored })
 }
 
-/// When uploading must stop for a deadline, of a save that began at `start`.
-fn reserve_from(start: Instant) -> impl Fn(Instant) -> Instant + Copy {
-    move |deadline| {
-        let whole = deadline.saturating_duration_since(start);
-        start + (whole - (whole / RESERVE_FRACTION).min(RESERVE_MAX))
+/// How much time is kept for the manifest.
+#[derive(Debug)]
+struct Reserve {
+    start: Instant,
+    /// The shortest time that an object took, in ms: what the manifest will take at least.
+    quickest_ms: AtomicU64,
+}
+
+impl Reserve {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { start: Instant::now(), quickest_ms: AtomicU64::new(u64::MAX) })
     }
-}
 
-/// The size of a regular file.
-fn size_of(found: &Found) -> Option<u64> {
-    match found.kind {
-        FoundKind::File { size } => Some(size),
-        FoundKind::Directory | FoundKind::Link { .. } => None,
+    /// An object was stored in `time`.
+    fn learn(&self, time: Duration) {
+        let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.quickest_ms.fetch_min(ms, Ordering::Relaxed);
+    }
+
+    /// When uploading must stop for `deadline`.
+    fn before(&self, deadline: Instant) -> Instant {
+        let whole = deadline.saturating_duration_since(self.start);
+        let quickest = match self.quickest_ms.load(Ordering::Relaxed) {
+            u64::MAX => Duration::ZERO,
+            ms => Duration::from_millis(ms.saturating_mul(2)).min(whole / RESERVE_FRACTION * 2),
+        };
+        let reserve = (whole / RESERVE_FRACTION).clamp(RESERVE_MIN, RESERVE_MAX).max(quickest);
+        self.start + whole.saturating_sub(reserve)
+    }
+
+    /// Waits until uploading must stop; for ever without a deadline.
+    async fn reached(&self, deadline: &Deadline) {
+        /// How soon a deadline that was tightened, or a store that is slower than thought, is noticed.
+        const TICK: Duration = Duration::from_millis(100);
+        // Ends with the deadline.
+        loop {
+            let now = Instant::now();
+            let next = match deadline.current() {
+                Some(moment) if self.before(moment) <= now => return,
+                Some(moment) => self.before(moment).min(now + TICK),
+                None => now + TICK,
+            };
+            tokio::time::sleep_until(next).await;
+        }
     }
 }
 
 /// Opens and scans the work directory; the scan ends early when uploading would have to stop.
-async fn scan_work_dir(
-    options: &SaveOptions,
-    reserve: impl Fn(Instant) -> Instant + Copy,
-) -> Result<(Dirs, Scan), SaveError> {
+async fn scan_work_dir(options: &SaveOptions, reserve: &Reserve) -> Result<(Dirs, Scan), SaveError> {
     /// Ends the scan on its thread when nobody waits for it any more.
     struct StopOnDrop(Arc<AtomicBool>);
     impl Drop for StopOnDrop {
@@ -204,16 +236,19 @@ async fn scan_work_dir(
     let stopped = Arc::clone(&stop.0);
     let (work_dir, globs, paths) =
         (options.work_dir.clone(), options.exclude.clone(), options.exclude_paths.clone());
-    let mut scanning = Box::pin(blocking(move || {
+    let work = move || {
         let excluded = Excluded::new(&work_dir, globs, &paths)?;
         let mut dirs = Dirs::open(&work_dir)?;
         let scanned = scan(&mut dirs, &excluded, &stopped)?;
         Ok((dirs, scanned))
-    }));
+    };
+    let is_nice = options.pace.is_nice;
+    let mut scanning =
+        Box::pin(async move { if is_nice { blocking_nicely(work).await } else { blocking(work).await } });
     let scanned = tokio::select! {
         biased;
         scanned = &mut scanning => scanned,
-        () = options.deadline.reached(reserve) => {
+        () = reserve.reached(&options.deadline) => {
             stop.0.store(true, Ordering::Relaxed);
             scanning.await
         }
@@ -221,127 +256,5 @@ async fn scan_work_dir(
     scanned.map_err(|source| SaveError::WorkDir { work_dir: options.work_dir.clone(), source })
 }
 
-/// Uploads unit after unit, several at once, until all are done or the time is.
-async fn upload_all(
-    uploader: &Arc<Uploader>,
-    units: Vec<Unit>,
-    options: &SaveOptions,
-    reserve: impl Fn(Instant) -> Instant + Copy,
-) -> Vec<Outcome> {
-    let mut outcomes = Vec::new();
-    let mut units = units.into_iter().enumerate();
-    let mut running = FuturesUnordered::new();
-    let mut out_of_time = std::pin::pin!(options.deadline.reached(reserve));
-    // Each round ends one unit or the whole.
-    loop {
-        while running.len() < options.concurrency.get()
-            && let Some((number, unit)) = units.next()
-        {
-            running.push(Box::pin(Arc::clone(uploader).upload(number, unit)));
-        }
-        tokio::select! {
-            biased;
-            () = &mut out_of_time => break,
-            done = running.next() => match done {
-                Some(outcome) => outcomes.push(outcome),
-                None => break,
-            },
-        }
-    }
-    outcomes
-}
-
-/// Builds the manifest of what is stored and of what is not.
-fn assemble(header: Header, found: &[Found], mut left_out: Vec<LeftOut>, outcomes: Vec<Outcome>) -> Manifest {
-    let mut objects: Vec<StoredObject> = Vec::new();
-    let mut results: Vec<Option<Stored>> = Vec::new();
-    results.resize_with(found.len(), || None);
-    let mut is_named = vec![false; found.len()];
-    for outcome in outcomes {
-        let base = u32::try_from(objects.len()).unwrap_or(u32::MAX);
-        objects.extend(outcome.objects);
-        for (index, mut stored) in outcome.stored {
-            stored.extents.iter_mut().for_each(|extent| extent.object += base);
-            results[index] = Some(stored);
-        }
-        for (index, failure) in outcome.failed {
-            is_named[index] = true;
-            let path = Some(found[index].path.clone());
-            left_out.push(LeftOut { path, reason: failure.reason, message: failure.message });
-        }
-    }
-    let mut entries = Vec::new();
-    for ((found, stored), is_named) in found.iter().zip(results).zip(is_named) {
-        let (attributes, kind) = match (&found.kind, stored) {
-            (FoundKind::Directory, _) => (found.attributes, EntryKind::Directory),
-            (FoundKind::Link { target }, _) => (found.attributes, EntryKind::Link { target: target.clone() }),
-            (FoundKind::File { .. }, Some(stored)) => {
-                let Stored { size, digest, extents, attributes } = stored;
-                (attributes, EntryKind::File { size, digest, extents })
-            }
-            (FoundKind::File { .. }, None) => {
-                if !is_named {
-                    let path = Some(found.path.clone());
-                    left_out.push(LeftOut { path, reason: LeftOutReason::OutOfTime, message: String::new() });
-                }
-                continue;
-            }
-        };
-        entries.push(Entry {
-            path: found.path.clone(),
-            mode: attributes.mode,
-            uid: attributes.uid,
-            gid: attributes.gid,
-            modified: attributes.modified,
-            kind,
-        });
-    }
-    entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-    left_out.sort_by(|a, b| a.path.cmp(&b.path));
-    Manifest { header, objects, entries, left_out }
-}
-
-/// Stores the manifest under its own name, once, and proves that it can be read.
-async fn store_manifest(
-    workload: &Workload,
-    manifest: Manifest,
-    deadline: &Deadline,
-) -> Result<ManifestRef, SaveError> {
-    let name = workload.name().clone();
-    let (manifest, encoded) = blocking(move || {
-        // What its own reader would refuse must never be committed.
-        let encoded = encode(&manifest).map_err(|source| DecodeError::Unreadable { line: 0, source });
-        let checked = encoded.and_then(|bytes| decode(&bytes, &name).map(|_| bytes));
-        (manifest, checked)
-    })
-    .await;
-    let bytes = encoded.map_err(SaveError::BeyondLimits)?;
-    let (files, total) = manifest.totals();
-    let stored = ManifestRef {
-        key: manifest::key(&manifest.header),
-        digest: Digest::of(&bytes),
-        size: as_u64(bytes.len()),
-        files,
-        bytes: total,
-        left_out: as_u64(manifest.left_out.len()),
-        complete: manifest.is_complete(),
-    };
-    drop(manifest);
-    let location = workload.locate(&stored.key);
-    let payload = PutPayload::from(bytes);
-    Retry::small_until(deadline)
-        .run("store", &location, || async {
-            let options = PutOptions::from(PutMode::Create);
-            match workload.store().put_opts(&location, payload.clone(), options).await {
-                Ok(_) => Ok(()),
-                // The answer to an earlier attempt was lost. Should it be something else, its hash tells.
-                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            }
-        })
-        .await?;
-    manifest::fetch(workload, &stored).await?;
-    Ok(stored)
-}
+/// Objects that must not be referred to any more.
+type Retired = HashSet<String>;

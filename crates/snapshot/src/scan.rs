@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, FileType, Stat};
 use crate::dirs::Dirs;
 use crate::manifest::{ENTRIES_MAX, LeftOut, LeftOutReason, Modified};
 use crate::path::EntryPath;
+use crate::read::Version;
 
 /// A folder of that name at the top belongs to a restore that is under way or was killed; see [`crate::restore`].
 pub(crate) const RESTORE_FOLDER: &str = ".lifeboat-restore";
@@ -36,8 +37,24 @@ pub(crate) struct Found {
 #[derive(Clone, Debug)]
 pub(crate) enum FoundKind {
     Directory,
-    Link { target: Vec<u8> },
-    File { size: u64 },
+    Link {
+        target: Vec<u8>,
+    },
+    /// A regular file, as it was when it was found, and how many names it has.
+    File {
+        version: Version,
+        links: u64,
+    },
+}
+
+impl Found {
+    /// The size of a regular file.
+    pub(crate) const fn size(&self) -> Option<u64> {
+        match &self.kind {
+            FoundKind::File { version, .. } => Some(version.size),
+            FoundKind::Directory | FoundKind::Link { .. } => None,
+        }
+    }
 }
 
 /// What is restored beside the content.
@@ -217,7 +234,9 @@ impl Scan {
             return None;
         }
         let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => FoundKind::File { size: u64::try_from(stat.st_size).unwrap_or(0) },
+            FileType::RegularFile => {
+                FoundKind::File { version: Version::from_stat(&stat), links: stat.st_nlink }
+            }
             FileType::Directory => FoundKind::Directory,
             FileType::Symlink => {
                 match rustix::fs::readlinkat(&directory, OsStr::from_bytes(name), Vec::new()) {

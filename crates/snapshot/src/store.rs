@@ -1,11 +1,15 @@
-//! Which store a URL names, what can go wrong in any store, and how often to try again.
+//! Opens stores; what can go wrong in any store, and how often to try again.
+//!
+//! `store/url.rs` says which store a text names; `store/s3.rs` and `store/credentials.rs` are about buckets.
+
+mod credentials;
+mod s3;
+mod url;
 
 use std::error::Error;
-use std::fmt;
 use std::future::Future;
 use std::io;
-use std::path::{Path as FilePath, PathBuf};
-use std::str::FromStr;
+use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,108 +22,8 @@ use object_store::path::Path;
 
 use crate::deadline::Deadline;
 use crate::id::Nonce;
-
-/// Where recovery points are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreUrl {
-    /// A directory on this machine or on a file system that is mounted here. Always absolute.
-    Directory(PathBuf),
-    /// The memory of this process: for tests and trials, gone with it.
-    Memory,
-}
-
-/// A text that names no store of this build.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ParseStoreUrlError {
-    /// Nothing given.
-    #[error("the store is empty: give a directory, file:///DIRECTORY or memory://")]
-    Empty,
-    /// A scheme that this build cannot serve.
-    #[error(
-        "stores with {scheme}:// are not supported by this build: give a directory, file:///DIRECTORY or memory://"
-    )]
-    Unsupported {
-        /// What stood before `://`.
-        scheme: String,
-    },
-    /// `file://` with something else than an absolute path behind it.
-    #[error("{url:?} names no directory of this machine: write file:/// and an absolute path, spaces as %20")]
-    NotLocal {
-        /// What was given.
-        url: String,
-    },
-    /// A relative path, while the current directory is unknown.
-    #[error("the current directory is unknown: give the store as an absolute path")]
-    NoCurrentDirectory,
-}
-
-impl FromStr for StoreUrl {
-    type Err = ParseStoreUrlError;
-
-    fn from_str(text: &str) -> Result<Self, ParseStoreUrlError> {
-        let Some((scheme, rest)) = text.split_once("://") else {
-            if text.is_empty() {
-                return Err(ParseStoreUrlError::Empty);
-            }
-            let absolute = std::path::absolute(text).map_err(|_| ParseStoreUrlError::NoCurrentDirectory)?;
-            return Ok(Self::Directory(absolute));
-        };
-        match scheme {
-            "memory" => Ok(Self::Memory),
-            "file" => match percent_decoded(rest) {
-                Some(path) if path.starts_with('/') => Ok(Self::Directory(path.into())),
-                Some(_) | None => Err(ParseStoreUrlError::NotLocal { url: text.to_owned() }),
-            },
-            other => Err(ParseStoreUrlError::Unsupported { scheme: other.to_owned() }),
-        }
-    }
-}
-
-impl fmt::Display for StoreUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Directory(path) => {
-                f.write_str("file://")?;
-                for character in path.to_string_lossy().chars() {
-                    match character {
-                        '%' | '?' | '#' | ' ' => write!(f, "%{:02X}", u32::from(character))?,
-                        other => write!(f, "{other}")?,
-                    }
-                }
-                Ok(())
-            }
-            Self::Memory => f.write_str("memory://"),
-        }
-    }
-}
-
-impl StoreUrl {
-    /// The directory, when it is one: never save it into itself.
-    #[must_use]
-    pub fn directory(&self) -> Option<&FilePath> {
-        match self {
-            Self::Directory(path) => Some(path),
-            Self::Memory => None,
-        }
-    }
-}
-
-/// `text` with `%41` read as `A`; `None` when an escape is broken or the result is no UTF-8.
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        if *first == b'%' {
-            let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
-            bytes.push(u8::from_str_radix(digits, 16).ok()?);
-            rest = &rest[2..];
-        } else {
-            bytes.push(*first);
-        }
-    }
-    String::from_utf8(bytes).ok()
-}
+pub(crate) use s3::ServerChecked;
+pub use url::{Checksum, Encryption, Keys, ParseStoreUrlError, S3Url, StoreUrl};
 
 /// Opens the store that `url` names, creating its directory (readable by its owner only: it holds their work).
 ///
@@ -128,10 +32,11 @@ fn percent_decoded(text: &str) -> Option<String> {
 ///
 /// # Errors
 /// [`StoreError::Denied`], [`StoreError::Full`] or [`StoreError::Unavailable`] when the directory cannot be created
-/// or entered.
+/// or entered, or the credentials of a bucket cannot be had by what its URL and the environment say.
 pub fn open(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, StoreError> {
     match url {
         StoreUrl::Memory => Ok(Arc::new(InMemory::new())),
+        StoreUrl::S3(url) => s3::open(url),
         StoreUrl::Directory(path) => {
             let failed = |source| StoreError::new("open", &Path::default(), source);
             create_private_directory(path).map_err(|source| {
@@ -168,6 +73,19 @@ pub enum StoreError {
         operation: &'static str,
         /// The object's full key.
         key: String,
+        /// What the store said.
+        #[source]
+        source: Box<object_store::Error>,
+    },
+    /// It will never be taken as it is asked for: the bucket, its region, the storage class or the encryption is wrong.
+    #[error("the store refuses to {operation} {key:?}: {code}")]
+    Refused {
+        /// What was tried.
+        operation: &'static str,
+        /// The object's full key.
+        key: String,
+        /// The store's own word for it.
+        code: String,
         /// What the store said.
         #[source]
         source: Box<object_store::Error>,
@@ -220,7 +138,13 @@ impl StoreError {
         use object_store::Error as E;
         let key = location.to_string();
         let io_kind = io_kind(&error);
+        let code = code_of(&error);
         let source = Box::new(error);
+        match code {
+            Some(code) if is_final(&code) => return Self::Refused { operation, key, code, source },
+            Some(code) if is_denial(&code) => return Self::Denied { operation, key, source },
+            Some(_) | None => {}
+        }
         match (&*source, io_kind) {
             (E::NotFound { .. }, _) => Self::NotFound { key, source },
             (E::PermissionDenied { .. } | E::Unauthenticated { .. }, _)
@@ -242,13 +166,55 @@ impl StoreError {
     /// Whether another attempt may go better without anybody doing something.
     fn may_pass(&self) -> bool {
         match self {
-            Self::NotFound { .. } | Self::Denied { .. } => false,
+            Self::NotFound { .. } | Self::Denied { .. } | Self::Refused { .. } => false,
             // Space comes back when a prune runs; damage may have happened on the way.
             Self::Full { .. } | Self::TimedOut { .. } | Self::Unavailable { .. } | Self::Corrupt { .. } => {
                 true
             }
         }
     }
+}
+
+/// The error code in an S3 answer, if there is one.
+fn code_of(error: &object_store::Error) -> Option<String> {
+    let text = error.to_string();
+    let (_, rest) = text.split_once("<Code>")?;
+    rest.split_once("</Code>").map(|(code, _)| code.to_owned())
+}
+
+/// Whether no repetition will change what S3 said. Source: S3 API reference, "Error responses".
+///
+/// What a repetition may change stays out: an expired token is exchanged.
+fn is_final(code: &str) -> bool {
+    matches!(
+        code,
+        "NoSuchBucket"
+            | "InvalidBucketName"
+            | "InvalidStorageClass"
+            | "InvalidArgument"
+            | "InvalidRequest"
+            | "InvalidEncryptionAlgorithmError"
+            | "KMS.DisabledException"
+            | "KMS.NotFoundException"
+            | "KMS.KMSInvalidStateException"
+            | "AuthorizationHeaderMalformed"
+            | "PermanentRedirect"
+            | "IllegalLocationConstraintException"
+            | "MethodNotAllowed"
+            | "NotImplemented"
+    )
+}
+
+/// Whether it is about who asks; `object_store` sees that in most answers, but not in those to listings.
+fn is_denial(code: &str) -> bool {
+    matches!(
+        code,
+        "AccessDenied"
+            | "AllAccessDisabled"
+            | "InvalidAccessKeyId"
+            | "SignatureDoesNotMatch"
+            | "RequestTimeTooSkewed"
+    )
 }
 
 /// The kind of the first I/O error among the causes of `error`.
@@ -280,6 +246,9 @@ const ATTEMPTS_MAX: u32 = 8;
 /// With a deadline it is tried until then; this many times 2.5 s on average is an hour, beyond every deadline
 /// of an evacuation.
 const ATTEMPTS_BEFORE_DEADLINE_MAX: u32 = 1_500;
+
+/// A full store is asked this often, over about a second.
+const FULL_ATTEMPTS_MAX: u32 = 5;
 
 /// A failure or two pass; a person is told of an operation that fails after so many, once.
 const FAILURES_TOLD: u32 = 2;
@@ -370,6 +339,9 @@ impl Retry {
                 Some(_) => ATTEMPTS_BEFORE_DEADLINE_MAX,
                 None => self.attempts_max,
             };
+            // Space may come back when a prune runs, but not by asking for it until the deadline.
+            let attempts_max =
+                if matches!(error, StoreError::Full { .. }) { FULL_ATTEMPTS_MAX } else { attempts_max };
             if !error.may_pass() || failures + 1 >= attempts_max {
                 return Err(error);
             }
@@ -389,32 +361,6 @@ impl Retry {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn urls_name_directories_and_memory() {
-        for (text, url) in [
-            ("/var/lib/x", StoreUrl::Directory("/var/lib/x".into())),
-            ("file:///var/lib/x%20y", StoreUrl::Directory("/var/lib/x y".into())),
-            ("memory://", StoreUrl::Memory),
-        ] {
-            assert_eq!(text.parse(), Ok(url.clone()));
-            assert_eq!(url.to_string().parse(), Ok(url));
-        }
-        assert!(matches!("relative/dir".parse(), Ok(StoreUrl::Directory(path)) if path.is_absolute()));
-    }
-
-    #[test]
-    fn other_urls_are_refused_with_what_is_possible() {
-        for text in
-            ["", "s3://bucket/x", "gs://b", "https://x", "file://host/x", "file:///x%2", "file:///x%ff"]
-        {
-            let error = text.parse::<StoreUrl>().expect_err(text).to_string();
-            assert!(error.contains("file:///"), "{error}");
-        }
-        assert!(
-            "s3://b".parse::<StoreUrl>().expect_err("s3").to_string().contains("not supported by this build")
-        );
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_hanging_store_is_given_up_after_a_bounded_time() {

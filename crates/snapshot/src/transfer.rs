@@ -1,53 +1,28 @@
-//! Moves bytes between memory or files and the store, and proves that they arrived.
+//! Moves bytes between memory and the store, and proves that they arrived.
 //!
-//! "Proven" is decided in one place, [`prove`]: today every object is read back and hashed, which is what a directory
-//! and a store in memory need. A store that checks a checksum sent with the bytes (S3: SHA-256, CRC64NVME) can answer
-//! there without moving them a second time.
+//! "Proven" is decided in one place, [`put`]: the server has compared the checksum that was sent with the bytes and
+//! said so, or they are read back and compared, which is what a directory and a store in memory need.
 
 use std::fs::File;
 use std::future::Future;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use object_store::path::Path;
-use object_store::{GetResult, GetResultPayload, MultipartUpload, ObjectStoreExt, PutPayload};
+use object_store::{GetOptions, GetResultPayload, ObjectStoreExt, PutPayload};
 
+use crate::buffer::Buffer;
 use crate::deadline::Deadline;
-use crate::extra::StoredObject;
-use crate::id::Digest;
-use crate::store::{Retry, StoreError};
+use crate::store::{Retry, ServerChecked, StoreError};
 use crate::workload::Workload;
 
-/// Bytes move in pieces of this size: large enough that a request's overhead does not count, and above the 5 MiB
-/// that S3 wants of a part.
-pub(crate) const CHUNK_BYTES: usize = 8 * 1024 * 1024;
-
-/// Objects from this size on go up in parts. Source: docs/architecture, "Snapshot: the format".
-const MULTIPART_FROM: u64 = 16 * 1024 * 1024;
-
-/// So many parts of one object are on their way while the next is read: it bounds memory at three chunks an object.
-const PARTS_IN_FLIGHT: usize = 2;
-
-/// One chunk has this long to move: 2.2 Mbit/s are enough.
+/// One piece of an answer has this long to come.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A local file is read back through a buffer of this size: it stays in the processor's cache.
-const HASH_BUFFER: usize = 256 * 1024;
-
-/// So much of a local file is read back on another thread before looking whether anybody still waits for it.
-const HASH_STEP: u64 = 64 * 1024 * 1024;
-
-/// A stretch of an open file.
-#[derive(Clone, Debug)]
-pub(crate) struct Stretch {
-    pub(crate) file: Arc<File>,
-    pub(crate) offset: u64,
-    pub(crate) length: u64,
-}
+const COMPARE_BUFFER: usize = 256 * 1024;
 
 /// Runs `work` on a thread that may block, and passes its panic on.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -59,167 +34,172 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     }
 }
 
-/// Stores `bytes` at `key` and proves it. Storing the same again is harmless.
+/// As [`blocking`], on a thread of its own that takes what processor and disk time others leave.
+pub(crate) async fn blocking_nicely<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let niced = move || {
+        // Linux: of this thread alone, and its share of the disk follows. Without the right nothing is lost.
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        let _ = sender.send(done); // nobody waits any more
+    };
+    if let Err(error) = std::thread::Builder::new().name("background".to_owned()).spawn(niced) {
+        tracing::warn!(%error, "no thread for work in the background");
+        return std::future::pending().await;
+    }
+    match receiver.await {
+        Ok(Ok(done)) => done,
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        Err(_) => unreachable!("the thread sends before it ends"),
+    }
+}
+
+/// Stores `bytes` at `key` and proves it. Storing the same again is harmless. Returns how often it was tried.
 ///
 /// # Errors
 /// [`StoreError`] when it did not work before the deadline or within the attempts.
-pub(crate) async fn put_bytes(
+pub(crate) async fn put(
     workload: &Workload,
-    key: String,
-    bytes: Vec<u8>,
+    key: &str,
+    bytes: &Bytes,
     deadline: &Deadline,
-) -> Result<StoredObject, StoreError> {
-    let size = as_u64(bytes.len());
-    let bytes = Bytes::from(bytes);
-    let hashed = bytes.clone();
-    let digest = blocking(move || Digest::of(&hashed)).await;
-    let location = workload.locate(&key);
-    let stored = StoredObject { key, size, digest };
-    let payload = PutPayload::from(bytes);
+) -> Result<u32, StoreError> {
+    let location = workload.locate(key);
+    let payload = PutPayload::from(bytes.clone());
+    let mut attempts = 0;
     Retry::large_until(deadline)
-        .run_checked("store", &location, || async {
-            let put = workload.store().put(&location, payload.clone()).await;
-            put.map_err(|source| StoreError::new("store", &location, source))?;
-            prove(workload, &stored).await
+        .run_checked("store", &location, || {
+            attempts += 1;
+            let (location, payload) = (&location, payload.clone());
+            async move {
+                let put = workload.store().put(location, payload).await;
+                let put = put.map_err(|source| StoreError::new("store", location, source))?;
+                if put.extensions.get::<ServerChecked>().is_some() {
+                    Ok(())
+                } else {
+                    compare(workload, location, bytes).await
+                }
+            }
         })
         .await?;
-    Ok(stored)
+    Ok(attempts)
 }
 
-/// Stores a stretch of a file at `key` and proves that the store has the bytes that were read.
+/// Reads what lies at `location` and compares it with `bytes`.
 ///
 /// # Errors
-/// [`UploadError`]
-pub(crate) async fn put_stretch(
-    workload: &Workload,
-    key: String,
-    stretch: &Stretch,
-    deadline: &Deadline,
-) -> Result<StoredObject, UploadError> {
-    let location = workload.locate(&key);
-    let read_error = std::sync::Mutex::new(None);
-    let uploaded = Retry::streaming_until(deadline)
-        .run_checked("store", &location, || async {
-            match upload_once(workload, &key, stretch).await {
-                Ok(stored) => {
-                    prove(workload, &stored).await?;
-                    Ok(Some(stored))
-                }
-                // Reading again is for the caller to decide: it knows whether the file has changed.
-                Err(UploadError::Read(error)) => {
-                    *read_error.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
-                    Ok(None)
-                }
-                Err(UploadError::Store(error)) => Err(error),
-            }
-        })
-        .await?;
-    let read_error = read_error.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    match (uploaded, read_error) {
-        (Some(stored), _) => Ok(stored),
-        (None, Some(error)) => Err(UploadError::Read(error)),
-        (None, None) => Err(UploadError::Read(std::io::ErrorKind::Other.into())),
+/// [`StoreError::Corrupt`] when it is something else.
+pub(crate) async fn compare(workload: &Workload, location: &Path, bytes: &Bytes) -> Result<(), StoreError> {
+    let failed = |source| StoreError::new("read back", location, source);
+    let got = in_time("read back", location, workload.store().get(location)).await?;
+    let expected = as_u64(bytes.len());
+    if got.meta.size != expected {
+        return Err(StoreError::corrupt(location, format!("{} bytes, not {expected}", got.meta.size)));
     }
-}
-
-/// Why a stretch of a file is not in the store.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum UploadError {
-    /// The file could not be read, or is shorter than it was.
-    #[error("the file could not be read")]
-    Read(#[source] std::io::Error),
-    /// The store did not take it.
-    #[error("the store did not take it")]
-    Store(#[from] StoreError),
-}
-
-/// One attempt of [`put_stretch`], without the proof.
-async fn upload_once(workload: &Workload, key: &str, stretch: &Stretch) -> Result<StoredObject, UploadError> {
-    let location = workload.locate(key);
-    if stretch.length < MULTIPART_FROM {
-        let mut hasher = blake3::Hasher::new();
-        let mut chunks = Vec::new();
-        let mut done = 0;
-        while done < stretch.length {
-            let chunk = read_chunk(stretch, done, &mut hasher).await?;
-            done += as_u64(chunk.len());
-            chunks.push(chunk);
+    // A stream over a local file would go through the runtime every 8 KiB.
+    let got = match got.payload {
+        GetResultPayload::File(file, _) => {
+            let bytes = bytes.clone();
+            let same = tokio::time::timeout(CHUNK_TIMEOUT, blocking(move || is_same(&file, &bytes))).await;
+            return match same {
+                Ok(Ok(true)) => Ok(()),
+                Ok(Ok(false)) => Err(StoreError::corrupt(location, "what came back is not what was stored")),
+                Ok(Err(source)) => Err(failed(local(source))),
+                Err(_elapsed) => Err(timed_out("read back", location)),
+            };
         }
-        let payload = chunks.into_iter().collect::<PutPayload>();
-        let put = in_time("store", &location, workload.store().put(&location, payload)).await;
-        put?;
-        let digest = hasher.finalize().into();
-        return Ok(StoredObject { key: key.to_owned(), size: stretch.length, digest });
-    }
-    let mut upload = in_time("store", &location, workload.store().put_multipart(&location)).await?;
-    match upload_parts(upload.as_mut(), &location, stretch).await {
-        Ok(digest) => {
-            in_time("store", &location, upload.complete()).await?;
-            Ok(StoredObject { key: key.to_owned(), size: stretch.length, digest })
-        }
-        Err(error) => {
-            // What is left of it costs money on some stores; not telling them is no reason to fail differently.
-            let _ = in_time("abort", &location, upload.abort()).await;
-            Err(error)
-        }
-    }
-}
-
-/// Sends all parts, the next being read while earlier ones are on their way, and returns the hash of all bytes.
-async fn upload_parts(
-    upload: &mut dyn MultipartUpload,
-    location: &Path,
-    stretch: &Stretch,
-) -> Result<Digest, UploadError> {
-    let mut hasher = blake3::Hasher::new();
-    let mut parts = FuturesUnordered::new();
-    let mut done = 0;
-    while done < stretch.length {
-        let chunk = {
-            let reading = std::pin::pin!(read_chunk(stretch, done, &mut hasher));
-            let mut reading = reading;
-            loop {
-                tokio::select! {
-                    chunk = &mut reading => break chunk?,
-                    Some(sent) = parts.next(), if !parts.is_empty() => sent?,
-                }
-            }
+        GetResultPayload::Stream(_) => got,
+    };
+    let mut stream = got.into_stream();
+    let mut rest = bytes.as_ref();
+    // Ends with the stream, which is as long as the object.
+    loop {
+        let next = tokio::time::timeout(CHUNK_TIMEOUT, stream.next()).await;
+        let chunk = match next {
+            Ok(Some(chunk)) => chunk.map_err(failed)?,
+            Ok(None) => break,
+            Err(_elapsed) => return Err(timed_out("read back", location)),
         };
-        done += as_u64(chunk.len());
-        while parts.len() >= PARTS_IN_FLIGHT {
-            if let Some(sent) = parts.next().await {
-                sent?;
+        match rest.split_at_checked(chunk.len()) {
+            Some((here, after)) if here == chunk => rest = after,
+            Some(_) | None => {
+                return Err(StoreError::corrupt(location, "what came back is not what was stored"));
             }
         }
-        parts.push(in_time("store", location, upload.put_part(chunk.into())));
     }
-    while let Some(sent) = parts.next().await {
-        sent?;
-    }
-    Ok(hasher.finalize().into())
+    if rest.is_empty() { Ok(()) } else { Err(StoreError::corrupt(location, "it came back cut short")) }
 }
 
-/// Reads the chunk that begins `done` bytes into the stretch, and hashes it.
-async fn read_chunk(stretch: &Stretch, done: u64, hasher: &mut blake3::Hasher) -> Result<Bytes, UploadError> {
-    let file = Arc::clone(&stretch.file);
-    let length = usize::try_from(stretch.length - done).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
-    let offset = stretch.offset + done;
-    let mut moved = std::mem::take(hasher);
-    let (read, back) = blocking(move || {
-        let mut chunk = vec![0; length];
-        let read = file.read_exact_at(&mut chunk, offset).map(|()| {
-            moved.update(&chunk);
-            Bytes::from(chunk)
-        });
-        (read, moved)
-    })
-    .await;
-    *hasher = back;
-    read.map_err(UploadError::Read)
+fn local(source: std::io::Error) -> object_store::Error {
+    object_store::Error::Generic { store: "directory", source: Box::new(source) }
+}
+
+/// Whether a file has exactly these bytes.
+fn is_same(file: &File, bytes: &[u8]) -> std::io::Result<bool> {
+    let mut piece = vec![0; COMPARE_BUFFER.min(bytes.len())];
+    let mut offset = 0;
+    for expected in bytes.chunks(COMPARE_BUFFER) {
+        let here = &mut piece[..expected.len()];
+        file.read_exact_at(here, offset)?;
+        if here != expected {
+            return Ok(false);
+        }
+        offset += as_u64(expected.len());
+    }
+    Ok(true)
+}
+
+/// Reads `length` bytes of an object from `offset` on into the beginning of `buffer`.
+///
+/// # Errors
+/// [`StoreError`]; `Corrupt` when the store gives another number of bytes.
+pub(crate) async fn get_into(
+    workload: &Workload,
+    key: &str,
+    (offset, length): (u64, u64),
+    mut buffer: Buffer,
+) -> Result<Buffer, StoreError> {
+    let location = workload.locate(key);
+    let failed = |source| StoreError::new("read", &location, source);
+    let wrong = |came: u64| StoreError::corrupt(&location, format!("{came} bytes came, not {length}"));
+    let range = object_store::GetRange::Bounded(offset..offset + length);
+    let options = GetOptions { range: Some(range), ..GetOptions::default() };
+    let got = in_time("read", &location, workload.store().get_opts(&location, options)).await?;
+    if got.range != (offset..offset + length) {
+        return Err(wrong(got.range.end.saturating_sub(got.range.start)));
+    }
+    let got = match got.payload {
+        GetResultPayload::File(file, _) => {
+            let reading = blocking(move || {
+                let room = &mut buffer.bytes_mut()[..as_usize(length)];
+                file.read_exact_at(room, offset).map(|()| buffer)
+            });
+            return match tokio::time::timeout(CHUNK_TIMEOUT, reading).await {
+                Ok(read) => read.map_err(|source| failed(local(source))),
+                Err(_elapsed) => Err(timed_out("read", &location)),
+            };
+        }
+        GetResultPayload::Stream(_) => got,
+    };
+    let mut stream = got.into_stream();
+    let mut done = 0;
+    // Ends with the stream.
+    loop {
+        let chunk = match tokio::time::timeout(CHUNK_TIMEOUT, stream.next()).await {
+            Ok(Some(chunk)) => chunk.map_err(failed)?,
+            Ok(None) => break,
+            Err(_elapsed) => return Err(timed_out("read", &location)),
+        };
+        let end = done + chunk.len();
+        let room = buffer.bytes_mut()[..as_usize(length)].get_mut(done..end);
+        room.ok_or_else(|| wrong(as_u64(end)))?.copy_from_slice(&chunk);
+        done = end;
+    }
+    if as_u64(done) == length { Ok(buffer) } else { Err(wrong(as_u64(done))) }
 }
 
 /// Bounds one request to the store by [`CHUNK_TIMEOUT`].
-async fn in_time<T>(
+pub(crate) async fn in_time<T>(
     operation: &'static str,
     location: &Path,
     request: impl Future<Output = object_store::Result<T>>,
@@ -227,108 +207,6 @@ async fn in_time<T>(
     match tokio::time::timeout(CHUNK_TIMEOUT, request).await {
         Ok(answer) => answer.map_err(|source| StoreError::new(operation, location, source)),
         Err(_elapsed) => Err(timed_out(operation, location)),
-    }
-}
-
-/// Shows that the store has `stored` as it was sent.
-///
-/// # Errors
-/// [`StoreError::Corrupt`] when it has something else.
-pub(crate) async fn prove(workload: &Workload, stored: &StoredObject) -> Result<(), StoreError> {
-    let location = workload.locate(&stored.key);
-    let got = in_time("read back", &location, workload.store().get(&location)).await?;
-    if got.meta.size != stored.size {
-        return Err(StoreError::corrupt(&location, format!("{} bytes, not {}", got.meta.size, stored.size)));
-    }
-    let (size, digest) = hash(&location, got).await?;
-    if size == stored.size && digest == stored.digest {
-        Ok(())
-    } else {
-        Err(StoreError::corrupt(&location, "what came back is not what was stored"))
-    }
-}
-
-/// Hashes a stretch of a file through a small buffer.
-fn hash_stretch(stretch: &Stretch, hasher: &mut blake3::Hasher) -> std::io::Result<()> {
-    let mut buffer = vec![0; HASH_BUFFER];
-    let mut done = 0;
-    while done < stretch.length {
-        let length = usize::try_from(stretch.length - done).map_or(HASH_BUFFER, |left| left.min(HASH_BUFFER));
-        stretch.file.read_exact_at(&mut buffer[..length], stretch.offset + done)?;
-        hasher.update(&buffer[..length]);
-        done += as_u64(length);
-    }
-    Ok(())
-}
-
-/// The length and hash of what `got` gives, one chunk of it in memory at a time.
-async fn hash(location: &Path, got: GetResult) -> Result<(u64, Digest), StoreError> {
-    let mut hasher = blake3::Hasher::new();
-    let mut size = 0;
-    match got.payload {
-        // A stream over a local file would go through the runtime every 8 KiB.
-        GetResultPayload::File(file, _path) => {
-            let length = got.range.end - got.range.start;
-            let file = Arc::new(file);
-            while size < length {
-                let step = (length - size).min(HASH_STEP);
-                let stretch =
-                    Stretch { file: Arc::clone(&file), offset: got.range.start + size, length: step };
-                let mut moved = std::mem::take(&mut hasher);
-                let reading = blocking(move || hash_stretch(&stretch, &mut moved).map(|()| moved));
-                hasher = match tokio::time::timeout(CHUNK_TIMEOUT, reading).await {
-                    Ok(Ok(back)) => back,
-                    Ok(Err(source)) => {
-                        let source =
-                            object_store::Error::Generic { store: "directory", source: Box::new(source) };
-                        return Err(StoreError::new("read back", location, source));
-                    }
-                    Err(_elapsed) => return Err(timed_out("read back", location)),
-                };
-                size += step;
-            }
-        }
-        GetResultPayload::Stream(mut stream) => {
-            // Ends with the stream, which is as long as the object.
-            loop {
-                let next = tokio::time::timeout(CHUNK_TIMEOUT, stream.next()).await;
-                let chunk = match next {
-                    Ok(Some(chunk)) => {
-                        chunk.map_err(|source| StoreError::new("read back", location, source))?
-                    }
-                    Ok(None) => break,
-                    Err(_elapsed) => return Err(timed_out("read back", location)),
-                };
-                size += as_u64(chunk.len());
-                let mut moved = std::mem::take(&mut hasher);
-                hasher = blocking(move || {
-                    moved.update(&chunk);
-                    moved
-                })
-                .await;
-            }
-        }
-    }
-    Ok((size, hasher.finalize().into()))
-}
-
-/// Reads `length` bytes of an object from `offset` on.
-///
-/// # Errors
-/// [`StoreError`]; `Corrupt` when the store gives another number of bytes.
-pub(crate) async fn get_range(
-    workload: &Workload,
-    object: &StoredObject,
-    offset: u64,
-    length: u64,
-) -> Result<Bytes, StoreError> {
-    let location = workload.locate(&object.key);
-    let bytes =
-        in_time("read", &location, workload.store().get_range(&location, offset..offset + length)).await?;
-    if as_u64(bytes.len()) == length {
-        Ok(bytes)
-    } else {
-        Err(StoreError::corrupt(&location, format!("{} bytes came, not {length}", bytes.len())))
     }
 }
 
@@ -340,4 +218,9 @@ fn timed_out(operation: &'static str, location: &Path) -> StoreError {
 /// A length in memory as a length in a file.
 pub(crate) fn as_u64(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
+}
+
+/// A length that fits into memory; the longest there is for one that does not.
+pub(crate) fn as_usize(length: u64) -> usize {
+    usize::try_from(length).unwrap_or(usize::MAX)
 }

@@ -1,31 +1,31 @@
 //! Reads a recovery point back and checks every byte, without writing anything.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use crate::manifest::{Manifest, ManifestRef, ReadManifestError, read_manifest};
+use crate::buffer::Pool;
+use crate::fetch::{CONCURRENCY, fetch, large_runs, small_runs};
+use crate::manifest::{EntryKind, Manifest, ManifestRef, ReadManifestError, read_manifest};
 use crate::progress::Progress;
-use crate::store::{Retry, StoreError};
-use crate::transfer::prove;
+use crate::store::StoreError;
+use crate::transfer::as_u64;
 use crate::workload::Workload;
-
-/// So many objects are read at once, each with one chunk of 8 MiB in memory.
-const CONCURRENCY: usize = 4;
 
 /// What reading a recovery point back showed.
 #[derive(Debug)]
 pub struct Verified {
     /// The manifest, which itself is as it was committed.
     pub manifest: Manifest,
-    /// So many data objects are as they were stored.
+    /// So many data objects give the bytes of all files that lie in them.
     pub sound: u64,
-    /// The data objects that are not, by key, each with what is wrong.
+    /// The data objects that do not, by key, each with what is wrong.
     pub damaged: BTreeMap<String, StoreError>,
 }
 
-/// Reads every object of a recovery point and compares its hash.
+/// Reads every file of a recovery point and compares its hash.
 ///
 /// # Errors
 /// [`ReadManifestError`] when the manifest itself is damaged; damaged data is part of the answer.
@@ -34,35 +34,49 @@ pub async fn verify(
     manifest: &ManifestRef,
     progress: &dyn Progress,
 ) -> Result<Verified, ReadManifestError> {
-    let manifest = read_manifest(workload, manifest).await?;
-    let bytes = manifest.objects.iter().map(|object| object.size).sum();
-    progress.planned(crate::transfer::as_u64(manifest.objects.len()), bytes);
-    let mut waiting = manifest.objects.iter();
+    let manifest = Arc::new(read_manifest(workload, manifest).await?);
+    let (files, bytes) = manifest.totals();
+    progress.planned(files, bytes);
+    let (mut small, mut large) = (Vec::new(), Vec::new());
+    for (index, entry) in manifest.entries.iter().enumerate() {
+        match &entry.kind {
+            EntryKind::File { same_as: None, blocks: None, .. } => small.push(index),
+            EntryKind::File { same_as: None, blocks: Some(_), .. } => large.push(index),
+            EntryKind::File { .. } | EntryKind::Directory | EntryKind::Link { .. } => {}
+        }
+    }
+    let large = large.into_iter().flat_map(|file| large_runs(&manifest, file));
+    let mut waiting = small_runs(&manifest, &small).into_iter().chain(large).map(Arc::new);
+    let pool = Pool::new();
     let mut running = FuturesUnordered::new();
     let mut damaged = BTreeMap::new();
-    let mut sound = 0;
-    // Each round ends one object.
+    // Each round ends one run.
     loop {
         while running.len() < CONCURRENCY
-            && let Some(object) = waiting.next()
+            && let Some(run) = waiting.next()
         {
+            let (manifest, pool) = (Arc::clone(&manifest), Arc::clone(&pool));
             running.push(async move {
-                let location = workload.locate(&object.key);
-                let retry = Retry::streaming_until(&crate::deadline::Deadline::none());
-                (object, retry.run_checked("read back", &location, || prove(workload, object)).await)
+                let fetched = fetch(workload, &manifest, &pool, &run).await;
+                (run, fetched)
             });
         }
         match running.next().await {
-            Some((object, Ok(()))) => {
-                sound += 1;
-                progress.advanced(1, object.size);
+            Some((_, Ok(parts))) => {
+                let whole = parts.iter().filter(|(part, _)| part.at == 0).count();
+                progress.advanced(as_u64(whole), parts.iter().map(|(part, _)| part.length).sum());
             }
-            Some((object, Err(error))) => {
-                damaged.insert(object.key.clone(), error);
+            Some((run, Err(error))) => {
+                let key =
+                    run.object(&manifest).map_or_else(|| "zeros".to_owned(), |object| object.key.clone());
+                damaged.insert(key, error);
             }
             None => break,
         }
     }
     drop(running);
+    drop(waiting);
+    let sound = as_u64(manifest.objects.len()).saturating_sub(as_u64(damaged.len()));
+    let manifest = Arc::try_unwrap(manifest).unwrap_or_else(|shared| (*shared).clone());
     Ok(Verified { manifest, sound, damaged })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::fault::FaultyStore;
-use common::{claim, claimant, stores, workload};
+use common::{claim, claimant, stores_in_paused_time, workload};
 use lifeboat_snapshot::claim::{AcquireError, ClaimError};
 use lifeboat_snapshot::extra::{self, Extra};
 use lifeboat_snapshot::id::Digest;
@@ -34,7 +34,7 @@ fn soon(seconds: u64) -> Wait {
 
 #[tokio::test(start_paused = true)]
 async fn of_sixteen_claimants_exactly_one_owns_the_work() {
-    for store in stores() {
+    for store in stores_in_paused_time() {
         for round in 0..8 {
             let workload =
                 Workload::new(Arc::clone(&store.store), format!("w{round}").parse().expect("valid"));
@@ -60,7 +60,7 @@ async fn of_sixteen_claimants_exactly_one_owns_the_work() {
 
 #[tokio::test(start_paused = true)]
 async fn of_sixteen_that_wait_for_a_dead_holder_one_takes_over() {
-    for store in stores() {
+    for store in stores_in_paused_time() {
         let workload = store.workload();
         let mut dead = claim(&workload, 99).await.claim;
         let point = dead.commit(manifest(7)).await.expect("still alive");
@@ -88,7 +88,7 @@ async fn of_sixteen_that_wait_for_a_dead_holder_one_takes_over() {
 
 #[tokio::test(start_paused = true)]
 async fn a_holder_that_renews_or_commits_is_never_taken_over() {
-    for store in stores() {
+    for store in stores_in_paused_time() {
         let workload = store.workload();
         let mut holder = claim(&workload, 1).await.claim;
         let waiting = {
@@ -110,7 +110,7 @@ async fn a_holder_that_renews_or_commits_is_never_taken_over() {
 
 #[tokio::test(start_paused = true)]
 async fn a_restarted_agent_goes_on_at_once_and_its_old_self_is_fenced() {
-    for store in stores() {
+    for store in stores_in_paused_time() {
         let workload = store.workload();
         let mut before = claim(&workload, 1).await.claim;
         let point = before.commit(manifest(1)).await.expect("the owner");
@@ -129,7 +129,7 @@ async fn a_restarted_agent_goes_on_at_once_and_its_old_self_is_fenced() {
 
 #[tokio::test(start_paused = true)]
 async fn released_work_is_taken_up_with_all_that_was_left_and_done_work_starts_anew() {
-    for store in stores() {
+    for store in stores_in_paused_time() {
         let workload = store.workload();
         let mut first = claim(&workload, 1).await.claim;
         let point = first.commit(manifest(1)).await.expect("the owner");
@@ -158,7 +158,7 @@ async fn released_work_is_taken_up_with_all_that_was_left_and_done_work_starts_a
 
 #[tokio::test(start_paused = true)]
 async fn a_record_in_a_gap_that_pruning_left_is_no_history_and_fences_its_writer() {
-    for store in stores() {
+    for store in stores_in_paused_time() {
         let workload = store.workload();
         let mut frozen = claim(&workload, 1).await.claim;
         let mut holder = acquire(&workload, &claimant(2), soon(60)).await.expect("taken over").claim;
@@ -181,7 +181,7 @@ async fn a_record_in_a_gap_that_pruning_left_is_no_history_and_fences_its_writer
 
 #[tokio::test(start_paused = true)]
 async fn a_damaged_head_is_named_and_nothing_is_claimed() {
-    for store in stores() {
+    for store in stores_in_paused_time() {
         let workload = store.workload();
         claim(&workload, 1).await;
         for garbage in ["", "{", "{\"format\":1}", "\u{0}"] {

@@ -12,13 +12,13 @@ const ZERO: &str = "000000000000000000000000000000000000000000000000000000000000
 fn header() -> String {
     let nonce = &ZERO[..32];
     format!(
-        "{{\"manifest\":{{\"format\":1,\"workload\":\"work\",\"claim\":{{\"seq\":1,\"nonce\":\"{nonce}\"}},\
+        "{{\"manifest\":{{\"format\":2,\"workload\":\"work\",\"claim\":{{\"seq\":1,\"nonce\":\"{nonce}\"}},\
          \"save\":\"{nonce}\",\"at_unix_ms\":0}}}}\n"
     )
 }
 
 fn object(key: &str) -> String {
-    format!("{{\"object\":{{\"key\":{key:?},\"size\":10,\"digest\":\"{ZERO}\"}}}}\n")
+    format!("{{\"object\":{{\"key\":{key:?},\"size\":10}}}}\n")
 }
 
 fn good_object() -> String {
@@ -36,10 +36,21 @@ fn file(size: u64, extents: &str) -> String {
     format!("{{\"file\":{{\"size\":{size},\"digest\":\"{ZERO}\",\"extents\":[{extents}]}}}}")
 }
 
-fn end(objects: u64, entries: u64, files: u64, bytes: u64) -> String {
+fn with_blocks(size: u64, log2: u64, count: usize, extents: &str) -> String {
+    let nodes = vec![format!("\"{ZERO}\""); count].join(",");
+    let blocks = format!("],\"blocks\":{{\"log2\":{log2},\"nodes\":[{nodes}]}}}}}}");
+    file(size, extents).replace("]}}", &blocks)
+}
+
+fn base() -> String {
     format!(
-        "{{\"end\":{{\"objects\":{objects},\"entries\":{entries},\"left_out\":0,\"files\":{files},\"bytes\":{bytes}}}}}\n"
+        "{{\"key\":\"manifests/x\",\"digest\":\"{ZERO}\",\"size\":1,\"files\":0,\"bytes\":0,\"left_out\":0,\
+         \"complete\":true}}"
     )
+}
+
+fn end(objects: u64, entries: u64) -> String {
+    format!("{{\"end\":{{\"objects\":{objects},\"entries\":{entries},\"left_out\":0}}}}\n")
 }
 
 fn compressed(lines: &str) -> Vec<u8> {
@@ -62,13 +73,13 @@ fn chain(error: &DecodeError) -> String {
 
 #[test]
 fn an_honest_manifest_is_read() {
-    let extents = "{\"object\":0,\"offset\":2,\"length\":8}";
+    let extents = "[0,2,8]";
     let lines = header()
         + &good_object()
         + &entry("\"a\"", "\"directory\"")
         + &entry("\"a/f\"", &file(8, extents))
         + &entry("{\"base64\":\"/w==\"}", "{\"link\":{\"target\":\"../..\"}}")
-        + &end(1, 3, 1, 8);
+        + &end(1, 3);
     let manifest = read(&lines).expect("honest");
     assert_eq!(manifest.entries.len(), 3);
     assert_eq!(manifest.entries[2].path.as_bytes(), b"\xff");
@@ -76,10 +87,8 @@ fn an_honest_manifest_is_read() {
 
 #[test]
 fn each_way_to_harm_is_refused_by_name() {
-    let one = |line: String| header() + &good_object() + &line + &end(1, 1, 0, 0);
-    let extent = |object: u64, offset: u64, length: u64| {
-        format!("{{\"object\":{object},\"offset\":{offset},\"length\":{length}}}")
-    };
+    let one = |line: String| header() + &good_object() + &line + &end(1, 1);
+    let extent = |object: u64, offset: u64, length: u64| format!("[{object},{offset},{length}]");
     let link = |target: &str| one(entry("\"l\"", &format!("{{\"link\":{{\"target\":{target}}}}}")));
     let below =
         header() + &entry("\"a\"", "{\"link\":{\"target\":\"/etc\"}}") + &entry("\"a/b\"", "\"directory\"");
@@ -93,9 +102,9 @@ fn each_way_to_harm_is_refused_by_name() {
         (link("\"\""), "a link has a target"),
         (link("\"a\\u0000\""), "a link has a target"),
         (link(&format!("\"{}\"", "x".repeat(5000))), "a link has a target"),
-        (below.clone() + &end(0, 2, 0, 0), "a/b lies below \"a\", which is no directory"),
+        (below.clone() + &end(0, 2), "a/b lies below \"a\", which is no directory"),
         (
-            header() + &entry("\"a\"", "\"directory\"") + &entry("\"a\"", "\"directory\"") + &end(0, 2, 0, 0),
+            header() + &entry("\"a\"", "\"directory\"") + &entry("\"a\"", "\"directory\"") + &end(0, 2),
             "a appears twice",
         ),
         (one(entry("\"f\"", &file(9, &extent(0, 0, 8)))), "9 bytes, but the extents have 8"),
@@ -103,22 +112,52 @@ fn each_way_to_harm_is_refused_by_name() {
         (one(entry("\"f\"", &file(9, &extent(0, 2, 9)))), "outside of its object"),
         (one(entry("\"f\"", &file(9, &extent(0, u64::MAX, 9)))), "outside of its object"),
         (one(entry("\"f\"", &file(0, &extent(0, 0, 0)))), "an extent is empty"),
-        (one(entry("\"f\"", &file(u64::MAX, ""))), "the extents have 0"),
-        (header() + &object("data/../../other/journal/1.json") + &end(1, 0, 0, 0), "no key of a data object"),
+        (one(entry("\"f\"", &file(9, ""))), "the extents have 0"),
+        (one(entry("\"f\"", &file(u64::MAX, "[null,0,18446744073709551615]"))), "in one piece"),
+        (one(entry("\"f\"", &file(8, "[0,0,4],[0,4,4]"))), "more than 1 extents"),
+        (one(entry("\"f\"", &file(8, "[null,1,8]"))), "outside of its object"),
         (
-            header() + &object("journal/00000000000000000001.json") + &end(1, 0, 0, 0),
-            "no key of a data object",
+            one(entry("\"f\"", &with_blocks(300_000, 18, 2, "[null,0,300000]"))),
+            "its blocks are not those of its hash",
         ),
-        (header() + &object("/etc/passwd") + &end(1, 0, 0, 0), "no key of a data object"),
-        (header().replace("\"work\"", "\"other\"") + &end(0, 0, 0, 0), "a manifest of workload other"),
-        (header().replace("\"format\":1", "\"format\":2") + &end(0, 0, 0, 0), "format 2 is not known"),
-        (header() + &header() + &end(0, 0, 0, 0), "out of order"),
-        (header() + &entry("\"a\"", "\"directory\"") + &good_object() + &end(1, 1, 0, 0), "out of order"),
+        (one(entry("\"f\"", &with_blocks(300_000, 18, 2, "[null,0,5],[null,0,299995]"))), "within a block"),
+        (
+            one(entry("\"f\"", &with_blocks(300_000, 18, 3, "[null,0,300000]"))),
+            "its blocks are not those of its hash",
+        ),
+        (
+            one(entry("\"f\"", &with_blocks(300_000, 63, 2, "[null,0,300000]"))),
+            "its blocks are not those of its hash",
+        ),
+        (
+            one(entry("\"f\"", &with_blocks(300_000, 4_000_000_000, 2, "[null,0,300000]"))),
+            "not those of its hash",
+        ),
+        (
+            one(entry("\"f\"", &file(8, "[0,2,8]").replace("\"size\"", "\"same_as\":\"g\",\"size\""))),
+            "a hard link to g",
+        ),
+        (header() + &good_object().replace("10", "10,\"raw\":99999999999") + &end(1, 0), "compressed"),
+        (
+            header().replace("}}\n", &format!(",\"base\":{}}}}}\n", base())) + &end(0, 0),
+            "a delta in the place",
+        ),
+        (
+            header() + "{\"removed\":\"x\"}\n" + &end(0, 0).replace("\"left", "\"removed\":1,\"left"),
+            "removes nothing",
+        ),
+        (header() + &object("data/../../other/journal/1.json") + &end(1, 0), "no key of a data object"),
+        (header() + &object("journal/00000000000000000001.json") + &end(1, 0), "no key of a data object"),
+        (header() + &object("/etc/passwd") + &end(1, 0), "no key of a data object"),
+        (header().replace("\"work\"", "\"other\"") + &end(0, 0), "a manifest of workload other"),
+        (header().replace("\"format\":2", "\"format\":3") + &end(0, 0), "format 3 is not known"),
+        (header() + &header() + &end(0, 0), "out of order"),
+        (header() + &entry("\"a\"", "\"directory\"") + &good_object() + &end(1, 1), "out of order"),
         (header(), "cut short"),
-        (header() + end(0, 0, 0, 0).trim_end(), "cut short"),
-        (header() + &end(0, 1, 0, 0), "the counts of the last line"),
-        (header() + &end(0, 0, 0, 0) + &end(0, 0, 0, 0), "something follows"),
-        (end(0, 0, 0, 0), "begins with its header"),
+        (header() + end(0, 0).trim_end(), "cut short"),
+        (header() + &end(0, 1), "the counts of the last line"),
+        (header() + &end(0, 0) + &end(0, 0), "something follows"),
+        (end(0, 0), "begins with its header"),
         (String::new(), "begins with its header"),
         ("{}\n".to_owned(), "cannot be read"),
         (one(entry("\"f\"", "\"directory\"").replace("420", "65536")), "more than permission bits"),
@@ -151,7 +190,7 @@ proptest! {
 
     #[test]
     fn no_damage_goes_unnoticed_and_none_panics(position in any::<prop::sample::Index>(), bit in 0..8u8, cut in any::<bool>()) {
-        let lines = header() + &good_object() + &entry("\"f\"", &file(8, "{\"object\":0,\"offset\":2,\"length\":8}")) + &end(1, 1, 1, 8);
+        let lines = header() + &good_object() + &entry("\"f\"", &file(8, "[0,2,8]")) + &end(1, 1);
         let sound = decode(&compressed(&lines), &name()).expect("honest");
         let mut plain = lines.clone().into_bytes();
         let at = position.index(plain.len());

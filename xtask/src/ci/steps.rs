@@ -11,6 +11,9 @@ use crate::tree::{cargo, output_of, root, run, source_files, succeeds};
 /// The version that the repository is checked with; another one may know other licences.
 const CARGO_DENY: &str = "0.20.2";
 
+/// The S3 server of the tests; its tests are written for this version.
+const S3S_FS: &str = "0.14.1";
+
 /// Has no standard library: what builds for it reads no clock, file or network.
 const BARE_TARGET: &str = "x86_64-unknown-none";
 
@@ -35,7 +38,7 @@ const fn step(name: &'static str, what: &'static str, run: fn() -> anyhow::Resul
 }
 
 /// All steps in the order in which they run.
-pub(crate) const STEPS: [Step; 12] = [
+pub(crate) const STEPS: [Step; 13] = [
     step("tools", "what the other steps need is there", tools),
     step("fmt", "every file is formatted", fmt),
     step("tidy", "headers, lengths, links, and no traces of one machine", tidy_tree),
@@ -47,6 +50,7 @@ pub(crate) const STEPS: [Step; 12] = [
     step("bare", "core builds without a standard library", bare),
     step("doc", "the documentation builds, its links lead somewhere", doc),
     step("doctest", "the examples in the documentation work", doctest),
+    step("s3-server", "the S3 server of the tests is installed", s3_server),
     step("test", "the tests, those of the real binary among them", test),
 ];
 
@@ -121,13 +125,29 @@ fn advisories() -> anyhow::Result<Done> {
 
 /// The pinned cargo-deny, installed once a user and outside the repository, so that `cargo clean` keeps it.
 fn cargo_deny() -> anyhow::Result<PathBuf> {
-    let home =
-        cache_home().context("neither XDG_CACHE_HOME nor HOME is set: nowhere to install cargo-deny")?;
-    let tool = home.join("lifeboat/tools").join(format!("cargo-deny-{CARGO_DENY}"));
-    let program = tool.join("bin/cargo-deny");
+    installed("cargo-deny", CARGO_DENY, &[])
+}
+
+/// The tests find it where this installs it.
+fn s3_server() -> anyhow::Result<Done> {
+    println!("{}", s3s_fs()?.display());
+    Ok(Done::Passed)
+}
+
+/// The pinned S3 server, installed as cargo-deny is.
+pub(crate) fn s3s_fs() -> anyhow::Result<PathBuf> {
+    installed("s3s-fs", S3S_FS, &["--features", "binary"])
+}
+
+/// A program from crates.io in its pinned version, built where it is missing.
+fn installed(name: &str, version: &str, args: &[&str]) -> anyhow::Result<PathBuf> {
+    let home = cache_home()
+        .with_context(|| format!("neither XDG_CACHE_HOME nor HOME is set: nowhere to install {name}"))?;
+    let tool = home.join("lifeboat/tools").join(format!("{name}-{version}"));
+    let program = tool.join("bin").join(name);
     if !program.exists() {
         let mut install = cargo();
-        install.args(["install", "--locked", "cargo-deny", "--version", CARGO_DENY, "--root"]).arg(&tool);
+        install.args(["install", "--locked", name, "--version", version]).args(args).arg("--root").arg(&tool);
         // What is built for it is needed once; CARGO_TARGET_DIR would keep it among ours.
         install.env_remove("CARGO_TARGET_DIR");
         run(&mut install)?;
@@ -183,5 +203,6 @@ fn test() -> anyhow::Result<Done> {
 
 /// Tests reach no metadata service by accident: on EC2 there is a real one.
 fn for_tests(command: &mut Command) -> &mut Command {
-    command.env("AWS_EC2_METADATA_DISABLED", "true")
+    // What must not be missing here: `s3_server` has installed it.
+    command.env("AWS_EC2_METADATA_DISABLED", "true").env("LIFEBOAT_TEST_S3", "1")
 }

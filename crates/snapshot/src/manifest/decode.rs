@@ -1,18 +1,18 @@
 //! Reads a manifest that anybody may have written: every limit and every rule is checked before it is used.
 
-use std::collections::HashSet;
-use std::io::{self, BufRead, BufReader, Read};
+use std::collections::HashMap;
+use std::io::{self, BufRead, BufReader, Read, Take};
 
-use super::encode::{Footer, Line, footer};
-use super::{Entry, EntryKind, FORMAT, Manifest};
+use super::delta::apply;
+use super::encode::{Footer, Line};
+use super::{DataObject, Delta, Entry, EntryKind, FORMAT, Header, Manifest, ManifestRef};
+use crate::blocks::{self, Blocks};
 use crate::claim::ClaimId;
-use crate::extra::StoredObject;
-use crate::path::PATH_BYTES_MAX;
 use crate::workload::WorkloadName;
 
-/// The longest line: a path of [`PATH_BYTES_MAX`] bytes that is no UTF-8 takes 4/3 of that, one full of control
-/// characters six times that, and the rest of an entry and its extents find room in what remains.
-pub const LINE_BYTES_MAX: usize = 8 * PATH_BYTES_MAX;
+/// The longest line: a file of 1 TiB has 128 Ki blocks with nodes of 67 characters and as many extents of up to 35,
+/// and next to them two paths of [`crate::path::PATH_BYTES_MAX`] bytes find room.
+pub const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// All lines together: four million entries with paths of average length. It bounds the reader's memory.
 pub const DECODED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
@@ -23,8 +23,11 @@ pub const ENTRIES_MAX: usize = 4_000_000;
 /// Source: Linux `PATH_MAX` with its NUL; no file system stores a longer target.
 pub const LINK_BYTES_MAX: usize = 4095;
 
-/// One file lies in at most so many stretches: objects of 64 GiB make 64 TiB, beyond any file on an instance.
-pub const EXTENTS_MAX: usize = 1024;
+/// One file lies in at most so many stretches: one for each block.
+pub const EXTENTS_MAX: usize = blocks::BLOCKS_MAX;
+
+/// What is in a compressed object is at most so long, and a file without blocks. It bounds what a bomb can become.
+pub const RAW_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// zstd may ask for a window of 2^23 = 8 MiB and no more; our writer's level needs 2 MiB.
 const WINDOW_LOG_MAX: u32 = 23;
@@ -70,7 +73,8 @@ pub enum DecodeError {
     },
 }
 
-/// Reads the manifest that `compressed` contains and checks that it is one of `workload`.
+/// Reads the whole manifest that `compressed` contains and checks that it is one of `workload`. Deltas are refused:
+/// [`super::read_manifest`] reads them with their base.
 ///
 /// # Errors
 /// [`DecodeError`]. Every path in the result is inside the work directory, unique, and below directories only;
@@ -81,76 +85,135 @@ pub fn decode(compressed: &[u8], workload: &WorkloadName) -> Result<Manifest, De
 
 /// As [`decode`], with at most `max` bytes in all lines together.
 fn decode_within(compressed: &[u8], workload: &WorkloadName, max: u64) -> Result<Manifest, DecodeError> {
-    let unreadable = |source| DecodeError::Unreadable { line: 1, source };
-    let mut decoder = zstd::Decoder::new(compressed).map_err(unreadable)?;
-    decoder.window_log_max(WINDOW_LOG_MAX).map_err(unreadable)?;
-    // One byte more than allowed, to tell "exactly as much" from "too much".
-    let mut lines = Lines { input: BufReader::new(decoder.take(max + 1)), number: 0, total: 0, max };
+    let mut lines = Lines::open(compressed, max)?;
+    let header = read_header(&mut lines, workload)?;
+    if header.base.is_some() {
+        return Err(lines.invalid("a delta in the place of a whole manifest"));
+    }
+    let Delta { header, objects, mut entries, removed, left_out } = read_body(&mut lines, header, &[])?;
+    if !removed.is_empty() {
+        return Err(lines.invalid("a whole manifest removes nothing"));
+    }
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    let mut manifest = Manifest { header, objects, entries, left_out };
+    check_tree(&manifest).map_err(|what| lines.invalid(what))?;
+    manifest.drop_unused_objects();
+    Ok(manifest)
+}
+
+/// The whole manifest that the delta in `compressed` is based on; `None` for one that is whole itself.
+pub(crate) fn base_of(compressed: &[u8]) -> Result<Option<ManifestRef>, DecodeError> {
+    let mut lines = Lines::open(compressed, DECODED_BYTES_MAX)?;
+    Ok(first_line(&mut lines)?.base.map(|base| *base))
+}
+
+/// Reads a delta and applies it to its base. The result is checked as a whole manifest is.
+pub(crate) fn decode_delta(
+    compressed: &[u8],
+    workload: &WorkloadName,
+    base: &Manifest,
+) -> Result<Manifest, DecodeError> {
+    let mut lines = Lines::open(compressed, DECODED_BYTES_MAX)?;
+    let header = read_header(&mut lines, workload)?;
+    if header.base.is_none() || base.header.base.is_some() {
+        return Err(lines.invalid("a delta changes a whole manifest, and nothing else"));
+    }
+    let delta = read_body(&mut lines, header, &base.objects)?;
+    let manifest = apply(base, delta);
+    if manifest.entries.len() > ENTRIES_MAX {
+        return Err(lines.too_large("entries", ENTRIES_MAX));
+    }
+    check_tree(&manifest).map_err(|what| lines.invalid(what))?;
+    Ok(manifest)
+}
+
+fn first_line(lines: &mut Lines<'_>) -> Result<Header, DecodeError> {
     let Some(Line::Manifest(header)) = lines.next()? else {
         return Err(lines.invalid("a manifest begins with its header"));
     };
     if header.format != FORMAT {
         return Err(DecodeError::Version { format: header.format });
     }
-    if header.workload != *workload {
-        return Err(lines.invalid(format!("this is a manifest of workload {}", header.workload)));
-    }
-    let mut manifest = Manifest {
-        header: header.into_owned(),
-        objects: Vec::new(),
-        entries: Vec::new(),
-        left_out: Vec::new(),
-    };
-    let end = read_body(&mut lines, &mut manifest)?;
-    if end != footer(&manifest) {
-        return Err(lines.invalid("the counts of the last line are not those of the lines before it"));
-    }
-    if lines.next()?.is_some() {
-        return Err(lines.invalid("something follows the last line"));
-    }
-    check_tree(&manifest).map_err(|what| lines.invalid(what))?;
-    Ok(manifest)
+    Ok(header.into_owned())
 }
 
-/// Reads all lines between the header and the footer, in their order, and returns the footer.
-fn read_body<R: BufRead>(lines: &mut Lines<R>, manifest: &mut Manifest) -> Result<Footer, DecodeError> {
+fn read_header(lines: &mut Lines<'_>, workload: &WorkloadName) -> Result<Header, DecodeError> {
+    let header = first_line(lines)?;
+    if header.workload == *workload {
+        Ok(header)
+    } else {
+        Err(lines.invalid(format!("this is a manifest of workload {}", header.workload)))
+    }
+}
+
+/// Reads all lines after the header, in their order. Extents count the `known` objects first.
+fn read_body(lines: &mut Lines<'_>, header: Header, known: &[DataObject]) -> Result<Delta, DecodeError> {
+    let mut body =
+        Delta { header, objects: Vec::new(), entries: Vec::new(), removed: Vec::new(), left_out: Vec::new() };
+    let mut contents: Vec<u64> = known.iter().map(DataObject::content).collect();
     let mut bytes: u64 = 0;
     // Bounded by `DECODED_BYTES_MAX`.
     loop {
         let Some(line) = lines.next()? else { return Err(lines.invalid("the manifest is cut short")) };
         let is_ordered = match &line {
             Line::Manifest(_) => false,
-            Line::Object(_) => manifest.entries.is_empty() && manifest.left_out.is_empty(),
-            Line::Entry(_) => manifest.left_out.is_empty(),
+            Line::Object(_) => body.entries.is_empty() && body.removed.is_empty() && body.left_out.is_empty(),
+            Line::Entry(_) => body.removed.is_empty() && body.left_out.is_empty(),
+            Line::Removed(_) => body.left_out.is_empty(),
             Line::LeftOut(_) | Line::End(_) => true,
         };
         if !is_ordered {
             return Err(lines.invalid("the lines are out of order"));
         }
-        if manifest.objects.len() + manifest.entries.len() + manifest.left_out.len() >= 2 * ENTRIES_MAX
-            || manifest.entries.len() > ENTRIES_MAX
-        {
+        let others = body.removed.len() + body.left_out.len();
+        if body.entries.len() > ENTRIES_MAX || body.objects.len() > ENTRIES_MAX || others > ENTRIES_MAX {
             return Err(lines.too_large("entries", ENTRIES_MAX));
         }
         match line {
             Line::Manifest(_) => return Err(lines.invalid("a second header")),
             Line::Object(object) => {
                 check_object(&object).map_err(|what| lines.invalid(what))?;
-                manifest.objects.push(object.into_owned());
+                contents.push(object.content());
+                body.objects.push(object.into_owned());
             }
             Line::Entry(entry) => {
-                let size = check_entry(&entry, &manifest.objects).map_err(|what| lines.invalid(what))?;
+                let size = check_entry(&entry, &contents).map_err(|what| lines.invalid(what))?;
                 bytes = bytes.checked_add(size).ok_or_else(|| lines.invalid("the sizes overflow"))?;
-                manifest.entries.push(entry.into_owned());
+                body.entries.push(entry.into_owned());
             }
-            Line::LeftOut(left_out) => manifest.left_out.push(left_out.into_owned()),
-            Line::End(end) => return Ok(end),
+            Line::Removed(path) => body.removed.push(path.into_owned()),
+            Line::LeftOut(left_out) => body.left_out.push(left_out.into_owned()),
+            Line::End(end) => {
+                check_end(lines, &body, end)?;
+                return Ok(body);
+            }
         }
     }
 }
 
+/// Checks the counts of the last line, and that it is the last.
+fn check_end(lines: &mut Lines<'_>, body: &Delta, end: Footer) -> Result<(), DecodeError> {
+    let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+    let counted = Footer {
+        objects: count(body.objects.len()),
+        entries: count(body.entries.len()),
+        removed: count(body.removed.len()),
+        left_out: count(body.left_out.len()),
+    };
+    if end != counted {
+        return Err(lines.invalid("the counts of the last line are not those of the lines before it"));
+    }
+    if lines.next()?.is_some() {
+        return Err(lines.invalid("something follows the last line"));
+    }
+    Ok(())
+}
+
 /// Checks one data object: a key under `data/` that this program could have made.
-fn check_object(object: &StoredObject) -> Result<(), String> {
+fn check_object(object: &DataObject) -> Result<(), String> {
+    if object.raw.is_some_and(|raw| raw > RAW_BYTES_MAX || object.size > RAW_BYTES_MAX) {
+        return Err(format!("{:?} has more than {RAW_BYTES_MAX} bytes, compressed", object.key));
+    }
     let is_ours = object.key.strip_prefix("data/").and_then(|rest| rest.split_once('/')).is_some_and(
         |(folder, name)| {
             let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
@@ -165,7 +228,7 @@ fn check_object(object: &StoredObject) -> Result<(), String> {
 }
 
 /// Checks one entry by itself and returns its size. The path was checked as it was parsed.
-fn check_entry(entry: &Entry, objects: &[StoredObject]) -> Result<u64, String> {
+fn check_entry(entry: &Entry, contents: &[u64]) -> Result<u64, String> {
     let path = &entry.path;
     if entry.mode > MODE_MAX {
         return Err(format!("{path}: mode {:o} has more than permission bits", entry.mode));
@@ -183,50 +246,81 @@ fn check_entry(entry: &Entry, objects: &[StoredObject]) -> Result<u64, String> {
             }
             Ok(0)
         }
-        EntryKind::File { size, extents, .. } => {
-            if extents.len() > EXTENTS_MAX {
-                return Err(format!("{path}: more than {EXTENTS_MAX} extents"));
+        EntryKind::File { size, digest, extents, blocks, .. } => {
+            check_extents(*size, extents, blocks.as_ref(), contents)
+                .map_err(|what| format!("{path}: {what}"))?;
+            if let Some(blocks) = blocks
+                && blocks::whole(blocks, *size) != Some(*digest)
+            {
+                return Err(format!("{path}: its blocks are not those of its hash"));
             }
-            let mut sum: u64 = 0;
-            for extent in extents {
-                let object = usize::try_from(extent.object).ok().and_then(|index| objects.get(index));
-                let end = extent.offset.checked_add(extent.length);
-                match (object, end) {
-                    (Some(object), Some(end)) if extent.length > 0 && end <= object.size => {}
-                    (Some(_) | None, Some(_) | None) => {
-                        return Err(format!("{path}: an extent is empty or outside of its object"));
-                    }
-                }
-                // Bounded by the sizes of objects, of which each extent has one: no overflow goes unnoticed.
-                sum =
-                    sum.checked_add(extent.length).ok_or_else(|| format!("{path}: the extents overflow"))?;
-            }
-            if sum == *size {
-                Ok(*size)
-            } else {
-                Err(format!("{path}: {size} bytes, but the extents have {sum}"))
-            }
+            Ok(*size)
         }
     }
 }
 
-/// Checks that paths are unique, and that nothing lies below a file or a link.
+/// Checks that the extents are stretches of known objects and together the file, cut at blocks only.
+fn check_extents(
+    size: u64,
+    extents: &[super::Extent],
+    blocks: Option<&Blocks>,
+    contents: &[u64],
+) -> Result<(), String> {
+    let max = if blocks.is_some() { EXTENTS_MAX } else { 1 };
+    if extents.len() > max {
+        return Err(format!("more than {max} extents"));
+    }
+    if blocks.is_none() && size > RAW_BYTES_MAX {
+        return Err(format!("{size} bytes in one piece"));
+    }
+    let block = blocks.map(|blocks| 1u64.checked_shl(blocks.log2).unwrap_or(u64::MAX));
+    let mut sum: u64 = 0;
+    for extent in extents {
+        let is_inside = match extent.object {
+            None => extent.offset == 0,
+            Some(object) => {
+                let content = usize::try_from(object).ok().and_then(|index| contents.get(index));
+                let end = extent.offset.checked_add(extent.length);
+                content.zip(end).is_some_and(|(content, end)| end <= *content)
+            }
+        };
+        if extent.length == 0 || !is_inside {
+            return Err("an extent is empty or outside of its object".to_owned());
+        }
+        if block.is_some_and(|block| !sum.is_multiple_of(block)) {
+            return Err("an extent begins within a block".to_owned());
+        }
+        sum = sum.checked_add(extent.length).ok_or("the extents overflow")?;
+    }
+    if sum == size { Ok(()) } else { Err(format!("{size} bytes, but the extents have {sum}")) }
+}
+
+/// Checks that paths are unique, that nothing lies below a file or a link, and that hard links are to files as they
+/// are themselves.
 fn check_tree(manifest: &Manifest) -> Result<(), String> {
-    let mut others: HashSet<&[u8]> = HashSet::new();
-    let mut seen: HashSet<&[u8]> = HashSet::with_capacity(manifest.entries.len());
+    let mut entries: HashMap<&[u8], &Entry> = HashMap::with_capacity(manifest.entries.len());
     for entry in &manifest.entries {
-        if !seen.insert(entry.path.as_bytes()) {
+        if entries.insert(entry.path.as_bytes(), entry).is_some() {
             return Err(format!("{} appears twice", entry.path));
         }
-        match entry.kind {
-            EntryKind::Directory => {}
-            EntryKind::Link { .. } | EntryKind::File { .. } => {
-                others.insert(entry.path.as_bytes());
+    }
+    let is_directory =
+        |path: &[u8]| entries.get(path).is_none_or(|entry| matches!(entry.kind, EntryKind::Directory));
+    for entry in &manifest.entries {
+        if let EntryKind::File { same_as: Some(first), size, digest, .. } = &entry.kind {
+            let is_same = entries.get(first.as_bytes()).is_some_and(|first| match &first.kind {
+                EntryKind::File { size: here, digest: known, same_as: None, .. } => {
+                    (here, known) == (size, digest)
+                }
+                EntryKind::File { .. } | EntryKind::Directory | EntryKind::Link { .. } => false,
+            });
+            if !is_same {
+                return Err(format!("{} is a hard link to {first}, which is not the same file", entry.path));
             }
         }
     }
     for entry in &manifest.entries {
-        if let Some(above) = entry.path.ancestors().find(|above| others.contains(above)) {
+        if let Some(above) = entry.path.ancestors().find(|above| !is_directory(above)) {
             let above = String::from_utf8_lossy(above);
             return Err(format!("{} lies below {above:?}, which is no directory", entry.path));
         }
@@ -235,14 +329,22 @@ fn check_tree(manifest: &Manifest) -> Result<(), String> {
 }
 
 /// Reads line by line, and never more of one than is allowed.
-struct Lines<R> {
-    input: R,
+struct Lines<'a> {
+    input: BufReader<Take<zstd::Decoder<'static, BufReader<&'a [u8]>>>>,
     number: u64,
     total: u64,
     max: u64,
 }
 
-impl<R: BufRead> Lines<R> {
+impl<'a> Lines<'a> {
+    fn open(compressed: &'a [u8], max: u64) -> Result<Self, DecodeError> {
+        let unreadable = |source| DecodeError::Unreadable { line: 1, source };
+        let mut decoder = zstd::Decoder::new(compressed).map_err(unreadable)?;
+        decoder.window_log_max(WINDOW_LOG_MAX).map_err(unreadable)?;
+        // One byte more than allowed, to tell "exactly as much" from "too much".
+        Ok(Self { input: BufReader::new(decoder.take(max + 1)), number: 0, total: 0, max })
+    }
+
     /// The next line; `None` at the end.
     fn next(&mut self) -> Result<Option<Line<'static>>, DecodeError> {
         self.number += 1;
@@ -288,7 +390,14 @@ mod tests {
         let workload: WorkloadName = "work".parse().expect("a valid name");
         let nonce = Nonce::from_bytes([0; 16]);
         let claim = ClaimId { seq: 1, nonce };
-        let header = Header { format: FORMAT, workload: workload.clone(), claim, save: nonce, at_unix_ms: 0 };
+        let header = Header {
+            format: FORMAT,
+            workload: workload.clone(),
+            claim,
+            save: nonce,
+            at_unix_ms: 0,
+            base: None,
+        };
         let blank = LeftOut { path: None, reason: LeftOutReason::Socket, message: "m".repeat(100_000) };
         let bomb = Manifest { header, objects: Vec::new(), entries: Vec::new(), left_out: vec![blank; 100] };
         let compressed = encode(&bomb).expect("encodable");

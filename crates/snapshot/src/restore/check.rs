@@ -115,8 +115,8 @@ impl Existing<'_> {
         match (&self.found.kind, kind) {
             (FoundKind::Directory, EntryKind::Directory) => true,
             (FoundKind::Link { target: here }, EntryKind::Link { target }) => here == target,
-            (FoundKind::File { size: here }, EntryKind::File { size, digest, .. }) => {
-                here == size && self.digest() == Some(*digest)
+            (FoundKind::File { version, .. }, EntryKind::File { size, digest, .. }) => {
+                version.size == *size && self.digest() == Some(*digest)
             }
             (FoundKind::Directory, EntryKind::File { .. } | EntryKind::Link { .. })
             | (FoundKind::Link { .. }, EntryKind::Directory | EntryKind::File { .. })

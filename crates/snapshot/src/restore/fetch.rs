@@ -1,45 +1,31 @@
-//! Fetches the missing files, several objects at once, and hands verified bytes to their place.
+//! Fetches the missing files, several runs at once, and hands verified bytes to their place.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use tokio::task::JoinSet;
 
 use super::RestoreError;
-use super::place::Target;
-use crate::deadline::Deadline;
-use crate::extra::StoredObject;
-use crate::id::Digest;
-use crate::manifest::{EntryKind, Extent};
+use super::place::{Growing, Target};
+use crate::buffer::Pool;
+use crate::fetch::{CONCURRENCY, Part, Run, blocks_of, fetch, large_runs, small_runs};
+use crate::manifest::EntryKind;
 use crate::progress::Progress;
-use crate::store::{Retry, StoreError};
-use crate::transfer::{CHUNK_BYTES, as_u64, blocking, get_range};
+use crate::transfer::{as_u64, blocking};
 use crate::workload::Workload;
 
-/// So many stretches are fetched and written at once; each holds at most [`RUN_BYTES_MAX`] or two chunks.
-const CONCURRENCY: usize = 4;
-
-/// Neighbouring small files are fetched with one request of at most this many bytes: a whole pack.
-const RUN_BYTES_MAX: u64 = 12 * 1024 * 1024;
-
-/// Unwanted bytes between two wanted files are fetched along when they are fewer: a request costs more.
-const GAP_BYTES_MAX: u64 = 256 * 1024;
-
-/// So many files are placed together; their temporary files exist at the same time.
-const RUN_FILES_MAX: usize = 1024;
-
-/// What is fetched and placed together. Numbers are indices of entries.
-#[derive(Debug)]
-enum Run {
-    /// Files without bytes.
-    Empty(Vec<usize>),
-    /// Files that lie near one another in one object.
-    Packed { object: u32, offset: u64, length: u64, files: Vec<usize> },
-    /// One large file.
-    Large(usize),
+/// What is done next.
+enum Job {
+    /// Small files, of one object.
+    Small(Run),
+    /// A large file is to be opened.
+    Open(usize),
+    /// A stretch of a large file.
+    Large(Run, Arc<Growing>),
 }
+
+/// What came of a job: the stretches of a large file that has been opened.
+type Opened = Vec<(Run, Arc<Growing>)>;
 
 /// Fetches and places everything that is missing.
 pub(super) async fn fetch_all(
@@ -48,223 +34,95 @@ pub(super) async fn fetch_all(
     missing: &[usize],
     progress: &Arc<dyn Progress>,
 ) -> Result<(), RestoreError> {
-    let mut runs = plan(target, missing).into_iter();
-    let mut running = FuturesUnordered::new();
-    // Each round ends one run.
+    let (mut small, mut large) = (Vec::new(), Vec::new());
+    for index in missing {
+        match &target.manifest.entries[*index].kind {
+            EntryKind::File { blocks: None, .. } => small.push(*index),
+            EntryKind::File { blocks: Some(_), .. } => large.push(*index),
+            EntryKind::Directory | EntryKind::Link { .. } => {}
+        }
+    }
+    let mut jobs: VecDeque<Job> = small_runs(&target.manifest, &small).into_iter().map(Job::Small).collect();
+    jobs.extend(large.into_iter().map(Job::Open));
+    let pool = Pool::new();
+    // Dropped with this future, which ends all that is on its way.
+    let mut running = JoinSet::new();
+    // Each round ends one job.
     loop {
         while running.len() < CONCURRENCY
-            && let Some(run) = runs.next()
+            && let Some(job) = jobs.pop_front()
         {
-            running.push(Box::pin(fetch(workload.clone(), Arc::clone(target), run, Arc::clone(progress))));
+            let (workload, target, pool) = (workload.clone(), Arc::clone(target), Arc::clone(&pool));
+            let progress = Arc::clone(progress);
+            running.spawn(async move { carry_out(&workload, target, &pool, job, &*progress).await });
         }
-        match running.next().await {
-            Some(done) => done?,
+        match running.join_next().await {
+            Some(Ok(done)) => {
+                for (run, growing) in done?.into_iter().rev() {
+                    jobs.push_front(Job::Large(run, growing));
+                }
+            }
+            Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Some(Err(_)) => {}
             None => return Ok(()),
         }
     }
 }
 
-/// Groups the missing files by where their bytes lie.
-fn plan(target: &Target, missing: &[usize]) -> Vec<Run> {
-    let mut empty = Vec::new();
-    let mut packed: BTreeMap<u32, Vec<(Extent, usize)>> = BTreeMap::new();
-    let mut large = Vec::new();
-    for index in missing {
-        match extents(target, *index) {
-            [] => empty.push(*index),
-            [only] if only.length <= RUN_BYTES_MAX => {
-                packed.entry(only.object).or_default().push((*only, *index))
-            }
-            [_] | [_, _, ..] => large.push(Run::Large(*index)),
-        }
-    }
-    let mut runs: Vec<Run> = empty.chunks(RUN_FILES_MAX).map(|files| Run::Empty(files.to_vec())).collect();
-    for (number, mut members) in packed {
-        members.sort_unstable_by_key(|(extent, index)| (extent.offset, *index));
-        let mut open: Option<(u64, u64, Vec<usize>)> = None;
-        for (extent, index) in members {
-            let end = extent.offset + extent.length;
-            let joined = open.take().map(|(start, stop, mut files)| {
-                let is_near = extent.offset <= stop.saturating_add(GAP_BYTES_MAX)
-                    && end.max(stop) - start <= RUN_BYTES_MAX
-                    && files.len() < RUN_FILES_MAX;
-                if is_near {
-                    files.push(index);
-                    (start, end.max(stop), files)
-                } else {
-                    runs.push(Run::Packed { object: number, offset: start, length: stop - start, files });
-                    (extent.offset, end, vec![index])
-                }
-            });
-            open = Some(joined.unwrap_or_else(|| (extent.offset, end, vec![index])));
-        }
-        if let Some((offset, stop, files)) = open {
-            runs.push(Run::Packed { object: number, offset, length: stop - offset, files });
-        }
-    }
-    runs.extend(large);
-    runs
-}
-
-/// Where the bytes of a file lie.
-fn extents(target: &Target, index: usize) -> &[Extent] {
-    match &target.manifest.entries[index].kind {
-        EntryKind::File { extents, .. } => extents,
-        EntryKind::Directory | EntryKind::Link { .. } => &[],
-    }
-}
-
-/// What the bytes of a file must hash to.
-fn digest_of(target: &Target, index: usize) -> Option<Digest> {
-    match &target.manifest.entries[index].kind {
-        EntryKind::File { digest, .. } => Some(*digest),
-        EntryKind::Directory | EntryKind::Link { .. } => None,
-    }
-}
-
-/// Fetches and places one run.
-async fn fetch(
-    workload: Workload,
+async fn carry_out(
+    workload: &Workload,
     target: Arc<Target>,
-    run: Run,
-    progress: Arc<dyn Progress>,
-) -> Result<(), RestoreError> {
-    match run {
-        Run::Empty(files) => {
-            let count = as_u64(files.len());
-            let here = Arc::clone(&target);
-            let incoming = files.into_iter().map(|index| (index, Bytes::new())).collect();
-            blocking(move || here.place_all(incoming)).await?;
-            progress.advanced(count, 0);
-        }
-        Run::Packed { object, offset, length, files } => {
-            let count = as_u64(files.len());
-            let incoming = fetch_packed(&workload, &target, (object, offset, length), files).await?;
-            let bytes = incoming.iter().map(|(_, bytes)| as_u64(bytes.len())).sum();
+    pool: &Arc<Pool>,
+    job: Job,
+    progress: &dyn Progress,
+) -> Result<Opened, RestoreError> {
+    match job {
+        Job::Small(run) => {
+            let parts = fetch(workload, &target.manifest, pool, &Arc::new(run)).await?;
+            let (files, bytes) = (as_u64(parts.len()), parts.iter().map(|(part, _)| part.length).sum());
+            let incoming = parts.into_iter().map(|(part, bytes)| (part.file, bytes)).collect();
             blocking(move || target.place_all(incoming)).await?;
-            progress.advanced(count, bytes);
+            progress.advanced(files, bytes);
+            Ok(Vec::new())
         }
-        Run::Large(index) => {
-            fetch_large(&workload, &target, index, &progress).await?;
-            progress.advanced(1, 0);
-        }
-    }
-    Ok(())
-}
-
-/// Fetches one stretch of an object and cuts the files out of it, each verified; again when one is damaged.
-async fn fetch_packed(
-    workload: &Workload,
-    target: &Arc<Target>,
-    (object, offset, length): (u32, u64, u64),
-    files: Vec<usize>,
-) -> Result<Vec<(usize, Bytes)>, StoreError> {
-    let object = object_of(target, object);
-    let location = workload.locate(&object.key);
-    let files = Arc::new(files);
-    let here = target;
-    Retry::streaming_until(&Deadline::none())
-        .run_checked("read", &location, || async {
-            let bytes = get_range(workload, object, offset, length).await?;
-            let (target, files) = (Arc::clone(target), Arc::clone(&files));
-            let cut = blocking(move || {
-                files
-                    .iter()
-                    .map(|index| {
-                        let piece = extents(&target, *index).first().map_or_else(Bytes::new, |extent| {
-                            let start = usize::try_from(extent.offset - offset).unwrap_or(usize::MAX);
-                            let length = usize::try_from(extent.length).unwrap_or(usize::MAX);
-                            bytes.slice(start..start + length)
-                        });
-                        let is_right = Some(Digest::of(&piece)) == digest_of(&target, *index);
-                        is_right.then_some((*index, piece)).ok_or(*index)
-                    })
-                    .collect::<Result<Vec<_>, usize>>()
-            });
-            let path = |index: usize| here.manifest.entries[index].path.to_string();
-            cut.await.map_err(|index| damaged(workload, object, &path(index)))
-        })
-        .await
-}
-
-/// Streams one large file into a temporary file, verifies it and gives it its name; again when it is damaged.
-async fn fetch_large(
-    workload: &Workload,
-    target: &Arc<Target>,
-    index: usize,
-    progress: &Arc<dyn Progress>,
-) -> Result<(), RestoreError> {
-    let here = Arc::clone(target);
-    let first = extents(target, index).first().map_or(0, |extent| extent.object);
-    let location = workload.locate(&object_of(target, first).key);
-    let failed: std::sync::Mutex<Option<RestoreError>> = std::sync::Mutex::new(None);
-    let fetched = Retry::streaming_until(&Deadline::none())
-        .run_checked("read", &location, || async {
-            match stream_once(workload, &here, index, progress).await {
-                Ok(()) => Ok(()),
-                Err(RestoreError::Store(error)) => Err(error),
-                // A full disk does not pass by reading again.
-                Err(
-                    error @ (RestoreError::Target { .. }
-                    | RestoreError::Conflict { .. }
-                    | RestoreError::Manifest(_)),
-                ) => {
-                    *failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
-                    Ok(())
+        Job::Open(index) => open(target, index, progress).await,
+        Job::Large(run, growing) => {
+            let parts = fetch(workload, &target.manifest, pool, &Arc::new(run)).await?;
+            let bytes = parts.iter().map(|(part, _)| part.length).sum();
+            let is_whole = blocking(move || {
+                for (part, bytes) in parts {
+                    target.write(&growing, part.at, &bytes)?;
                 }
-            }
-        })
-        .await;
-    fetched?;
-    match failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
-}
-
-/// One attempt of [`fetch_large`].
-async fn stream_once(
-    workload: &Workload,
-    target: &Arc<Target>,
-    index: usize,
-    progress: &Arc<dyn Progress>,
-) -> Result<(), RestoreError> {
-    let here = Arc::clone(target);
-    let mut incoming = blocking(move || here.begin(index)).await?;
-    for extent in extents(target, index).to_vec() {
-        let object = object_of(target, extent.object);
-        let mut done = 0;
-        while done < extent.length {
-            let length = (extent.length - done).min(as_u64(CHUNK_BYTES));
-            let bytes = get_range(workload, object, extent.offset + done, length).await?;
-            let here = Arc::clone(target);
-            incoming = blocking(move || here.write(index, incoming, &bytes)).await?;
-            progress.advanced(0, length);
-            done += length;
+                target.complete_if_last(&growing)
+            });
+            let files = u64::from(is_whole.await?);
+            progress.advanced(files, bytes);
+            Ok(Vec::new())
         }
     }
-    let here = Arc::clone(target);
-    let is_placed = blocking(move || {
-        if Some(incoming.digest()) != digest_of(&here, index) {
-            return Ok(false);
-        }
-        here.complete(index, incoming).map(|()| true)
-    });
-    if is_placed.await? {
-        return Ok(());
+}
+
+/// Opens the temporary file of a large one. Stretches that a killed restore left there whole are not fetched again.
+async fn open(target: Arc<Target>, index: usize, progress: &dyn Progress) -> Result<Opened, RestoreError> {
+    let runs = large_runs(&target.manifest, index);
+    let here = Arc::clone(&target);
+    let (growing, present) = blocking(move || here.grow(index)).await?;
+    let log2 = match &target.manifest.entries[index].kind {
+        EntryKind::File { blocks: Some(blocks), .. } => blocks.log2,
+        EntryKind::File { .. } | EntryKind::Directory | EntryKind::Link { .. } => 0,
+    };
+    let is_there = |part: &Part| {
+        blocks_of(log2, part.at, part.length).all(|number| present.get(number).copied().unwrap_or(false))
+    };
+    let all: u64 = runs.iter().flat_map(|run| &run.parts).map(|part| part.length).sum();
+    let runs: Vec<Run> = runs.into_iter().filter(|run| !run.parts.iter().all(is_there)).collect();
+    let left: u64 = runs.iter().flat_map(|run| &run.parts).map(|part| part.length).sum();
+    progress.advanced(0, all - left);
+    growing.expect(runs.len());
+    if runs.is_empty() {
+        let (here, whole) = (Arc::clone(&target), Arc::clone(&growing));
+        blocking(move || here.complete(&whole)).await?;
+        progress.advanced(1, 0);
     }
-    let object = extents(target, index).first().map_or(0, |extent| extent.object);
-    let path = target.manifest.entries[index].path.to_string();
-    Err(damaged(workload, object_of(target, object), &path).into())
-}
-
-/// The object that an extent of a checked manifest names.
-fn object_of(target: &Target, number: u32) -> &StoredObject {
-    let index = usize::try_from(number).expect("a usize has at least 32 bits");
-    target.manifest.objects.get(index).expect("the reader of manifests checks that objects exist")
-}
-
-/// The bytes in the store are not those of the file.
-fn damaged(workload: &Workload, object: &StoredObject, path: &str) -> StoreError {
-    StoreError::corrupt(&workload.locate(&object.key), format!("the bytes of {path} have another hash"))
+    Ok(runs.into_iter().map(|run| (run, Arc::clone(&growing))).collect())
 }

@@ -12,18 +12,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
 
 use super::RestoreError;
+use crate::blocks::Blocks;
 use crate::dirs::Dirs;
-use crate::id::Digest;
 use crate::manifest::{Entry, EntryKind, Manifest};
 use crate::path::EntryPath;
 use crate::scan::RESTORE_FOLDER;
-use crate::transfer::blocking;
+use crate::transfer::{as_u64, as_usize, blocking};
 
 /// Zeros are left out of a file in pieces of this size, so that holes come back: the block of most file systems
 /// is 4 KiB, and smaller holes cost more extents than they save.
@@ -48,17 +49,19 @@ pub(super) struct Target {
     is_root: bool,
 }
 
-/// A file on its way.
+/// A large file on its way: its stretches come in any order.
 #[derive(Debug)]
-pub(super) struct Incoming {
+pub(super) struct Growing {
+    index: usize,
     file: File,
-    length: u64,
-    hasher: blake3::Hasher,
+    part: String,
+    missing: AtomicUsize,
 }
 
-impl Incoming {
-    pub(super) fn digest(&self) -> Digest {
-        self.hasher.finalize().into()
+impl Growing {
+    /// So many stretches are still to come.
+    pub(super) fn expect(&self, stretches: usize) {
+        self.missing.store(stretches, Ordering::Release);
     }
 }
 
@@ -99,8 +102,9 @@ impl Target {
             for path in &stale {
                 this.remove(&mut dirs, path).map_err(|source| this.failed(path, source))?;
             }
-            let folder =
-                this.make_folder(&mut dirs).map_err(|source| this.failed_at(RESTORE_FOLDER, source))?;
+            let folder = this
+                .make_folder(&mut dirs, &wanted)
+                .map_err(|source| this.failed_at(RESTORE_FOLDER, source))?;
             // Only one restore at a time begins: the caller holds the claim.
             let _ = this.folder.set(folder);
             for index in wanted.iter() {
@@ -115,17 +119,28 @@ impl Target {
         .await
     }
 
-    /// Makes the folder of temporary files, or empties the one that a killed restore left.
-    fn make_folder(&self, dirs: &mut Dirs) -> io::Result<OwnedFd> {
+    /// Makes the folder of temporary files, or empties the one that a killed restore left: what it has of large files
+    /// that are wanted now stays.
+    fn make_folder(&self, dirs: &mut Dirs, wanted: &[usize]) -> io::Result<OwnedFd> {
         let folder = dirs.create_directory(RESTORE_FOLDER.as_bytes())?;
+        let large: HashSet<String> = wanted.iter().filter_map(|index| self.large_name(*index)).collect();
         for entry in rustix::fs::Dir::read_from(&folder)? {
             let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name.ends_with(b".part") {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let is_kept = large.contains(&name);
+            if !is_kept && (name.ends_with(".part") || name.ends_with(".large")) {
                 rustix::fs::unlinkat(&folder, entry.file_name(), AtFlags::empty())?;
             }
         }
         folder.try_clone()
+    }
+
+    /// The temporary name of a large file: with its hash, so that another content never passes for it.
+    fn large_name(&self, index: usize) -> Option<String> {
+        match &self.manifest.entries[index].kind {
+            EntryKind::File { blocks: Some(_), digest, .. } => Some(format!("{index}-{digest}.large")),
+            EntryKind::File { .. } | EntryKind::Directory | EntryKind::Link { .. } => None,
+        }
     }
 
     fn folder(&self) -> &OwnedFd {
@@ -137,10 +152,9 @@ impl Target {
         let is_together = incoming.len() >= SYNC_TOGETHER_FROM;
         let mut written = Vec::with_capacity(incoming.len());
         for (index, bytes) in incoming {
-            let mut part = self.begin(index)?;
-            part.length =
-                write_sparse(&part.file, 0, &bytes).map_err(|source| self.failed_entry(index, source))?;
-            self.dress(index, &part, !is_together)?;
+            let file = self.open_part(index, &part_name(index), OFlags::TRUNC)?;
+            write_sparse(&file, 0, &bytes).map_err(|source| self.failed_entry(index, source))?;
+            self.dress(index, &file, as_u64(bytes.len()), !is_together)?;
             written.push(index);
         }
         if is_together {
@@ -148,48 +162,59 @@ impl Target {
                 .map_err(|error| self.failed_at(RESTORE_FOLDER, error.into()))?;
         }
         let mut dirs = self.dirs();
-        written.into_iter().try_for_each(|index| self.name(&mut dirs, index))
+        written.into_iter().try_for_each(|index| self.name(&mut dirs, index, &part_name(index)))
     }
 
     fn failed_entry(&self, index: usize, source: io::Error) -> RestoreError {
         self.failed(&self.manifest.entries[index].path, source)
     }
 
-    /// Opens the temporary file of an entry, empty.
-    pub(super) fn begin(&self, index: usize) -> Result<Incoming, RestoreError> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(self.folder(), part_name(index), flags, Mode::RUSR | Mode::WUSR);
-        let file = File::from(opened.map_err(|error| self.failed_entry(index, error.into()))?);
-        Ok(Incoming { file, length: 0, hasher: blake3::Hasher::new() })
+    /// Opens a temporary file of an entry.
+    fn open_part(&self, index: usize, name: &str, how: OFlags) -> Result<File, RestoreError> {
+        let flags = how | OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(self.folder(), name, flags, Mode::RUSR | Mode::WUSR);
+        Ok(File::from(opened.map_err(|error| self.failed_entry(index, error.into()))?))
     }
 
-    /// Appends to a large file, hashing.
-    pub(super) fn write(
-        &self,
-        index: usize,
-        mut incoming: Incoming,
-        bytes: &[u8],
-    ) -> Result<Incoming, RestoreError> {
-        incoming.hasher.update(bytes);
-        incoming.length = write_sparse(&incoming.file, incoming.length, bytes)
-            .map_err(|source| self.failed_entry(index, source))?;
-        Ok(incoming)
+    /// Opens the temporary file of a large entry, and says which of its blocks are there already.
+    pub(super) fn grow(&self, index: usize) -> Result<(Arc<Growing>, Vec<bool>), RestoreError> {
+        let part = self.large_name(index).unwrap_or_else(|| part_name(index));
+        let file = self.open_part(index, &part, OFlags::empty())?;
+        let present = match &self.manifest.entries[index].kind {
+            EntryKind::File { blocks: Some(blocks), size, .. } => present_blocks(&file, blocks, *size),
+            EntryKind::File { .. } | EntryKind::Directory | EntryKind::Link { .. } => Ok(Vec::new()),
+        };
+        let present = present.map_err(|source| self.failed_entry(index, source))?;
+        Ok((Arc::new(Growing { index, file, part, missing: AtomicUsize::new(0) }), present))
     }
 
-    /// Gives a large file, which has been verified, its name.
-    pub(super) fn complete(&self, index: usize, incoming: Incoming) -> Result<(), RestoreError> {
-        self.dress(index, &incoming, true)?;
-        drop(incoming);
-        self.name(&mut self.dirs(), index)
+    /// Writes a stretch of a large file. Its bytes have been verified.
+    pub(super) fn write(&self, growing: &Growing, at: u64, bytes: &[u8]) -> Result<(), RestoreError> {
+        let written = write_sparse(&growing.file, at, bytes);
+        written.map(drop).map_err(|source| self.failed_entry(growing.index, source))
+    }
+
+    /// Counts a stretch that is written; after the last the file gets its name. Whether that was it.
+    pub(super) fn complete_if_last(&self, growing: &Growing) -> Result<bool, RestoreError> {
+        if growing.missing.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return Ok(false);
+        }
+        self.complete(growing).map(|()| true)
+    }
+
+    /// Gives a large file its name.
+    pub(super) fn complete(&self, growing: &Growing) -> Result<(), RestoreError> {
+        let size = super::size_of(&self.manifest.entries[growing.index]);
+        self.dress(growing.index, &growing.file, size, true)?;
+        self.name(&mut self.dirs(), growing.index, &growing.part)
     }
 
     /// Sets length, owner, mode and times of a temporary file, and brings it to disk if `is_synced`.
-    fn dress(&self, index: usize, incoming: &Incoming, is_synced: bool) -> Result<(), RestoreError> {
+    fn dress(&self, index: usize, file: &File, length: u64, is_synced: bool) -> Result<(), RestoreError> {
         let entry = &self.manifest.entries[index];
-        let file = &incoming.file;
         let dressed = || -> io::Result<()> {
             // A file that ends in a hole has not been written to its end.
-            file.set_len(incoming.length)?;
+            file.set_len(length)?;
             self.set_attributes(file, entry)?;
             if is_synced { file.sync_all() } else { Ok(()) }
         };
@@ -197,15 +222,15 @@ impl Target {
     }
 
     /// Moves a temporary file to its name. Only a file that was compared before, and may be replaced, gives way.
-    fn name(&self, dirs: &mut Dirs, index: usize) -> Result<(), RestoreError> {
+    fn name(&self, dirs: &mut Dirs, index: usize, part: &str) -> Result<(), RestoreError> {
         let entry = &self.manifest.entries[index];
         let (parent, name) = entry.path.split();
         let name = OsStr::from_bytes(name);
         let moved = dirs.create_directory(parent).and_then(|directory| {
             if self.replacing.contains(&index) {
-                Ok(rustix::fs::renameat(self.folder(), part_name(index), &directory, name)?)
+                Ok(rustix::fs::renameat(self.folder(), part, &directory, name)?)
             } else {
-                self.move_without_replacing(&directory, &part_name(index), name)
+                self.move_without_replacing(&directory, part, name)
             }
         });
         moved.map_err(|source| self.failed(&entry.path, source))
@@ -230,6 +255,7 @@ impl Target {
         self: &Arc<Self>,
         wanted: Arc<Vec<usize>>,
         present: Vec<usize>,
+        hard_links: Vec<usize>,
     ) -> Result<(), RestoreError> {
         let this = Arc::clone(self);
         blocking(move || {
@@ -239,6 +265,11 @@ impl Target {
                 let file =
                     dirs.open_file(entry.path.split()).map_err(|source| this.failed(&entry.path, source))?;
                 this.set_attributes(&file, entry).map_err(|source| this.failed(&entry.path, source))?;
+            }
+            for index in hard_links {
+                let entry = &this.manifest.entries[index];
+                this.make_hard_link(&mut dirs, index, entry)
+                    .map_err(|source| this.failed(&entry.path, source))?;
             }
             for index in wanted.iter() {
                 let entry = &this.manifest.entries[*index];
@@ -267,6 +298,20 @@ impl Target {
         let (parent, name) = path.split();
         let directory = dirs.directory(parent)?;
         Ok(rustix::fs::unlinkat(&directory, OsStr::from_bytes(name), AtFlags::empty())?)
+    }
+
+    /// Gives a file that is in its place a further name.
+    fn make_hard_link(&self, dirs: &mut Dirs, index: usize, entry: &Entry) -> io::Result<()> {
+        let EntryKind::File { same_as: Some(first), .. } = &entry.kind else { return Ok(()) };
+        let (from, from_name) = first.split();
+        let from = dirs.directory(from)?;
+        let (to, to_name) = entry.path.split();
+        let to = dirs.create_directory(to)?;
+        let (from_name, to_name) = (OsStr::from_bytes(from_name), OsStr::from_bytes(to_name));
+        if self.replacing.contains(&index) {
+            rustix::fs::unlinkat(&to, to_name, AtFlags::empty())?;
+        }
+        Ok(rustix::fs::linkat(&from, from_name, &to, to_name, AtFlags::empty())?)
     }
 
     /// Makes a link unless it is there; it has been compared.
@@ -315,7 +360,33 @@ impl Target {
     }
 }
 
-/// The temporary name of an entry.
+/// Which blocks of a file that a killed restore left are as they should be.
+fn present_blocks(file: &File, blocks: &Blocks, size: u64) -> io::Result<Vec<bool>> {
+    let length = file.metadata()?.len();
+    let mut present = Vec::new();
+    if length == 0 {
+        file.set_len(size)?;
+        return Ok(present);
+    }
+    file.set_len(size)?;
+    let mut buffer = vec![0; 1 << blocks.log2.min(crate::blocks::BLOCK_LOG2_MAX)];
+    let mut at = 0;
+    for node in &blocks.nodes {
+        let block = &mut buffer[..as_usize((size - at).min(1 << blocks.log2))];
+        file.read_exact_at(block, at)?;
+        let is_there = crate::blocks::node(block, at) == *node;
+        // What is written later leaves zeros out.
+        if !is_there && block.iter().any(|byte| *byte != 0) {
+            block.fill(0);
+            file.write_all_at(block, at)?;
+        }
+        present.push(is_there);
+        at += as_u64(block.len());
+    }
+    Ok(present)
+}
+
+/// The temporary name of a small file.
 fn part_name(index: usize) -> String {
     format!("{index}.part")
 }
@@ -327,7 +398,7 @@ fn write_sparse(file: &File, offset: u64, bytes: &[u8]) -> io::Result<u64> {
         if piece.len() < HOLE_BYTES || piece.iter().any(|byte| *byte != 0) {
             file.write_all_at(piece, at)?;
         }
-        at += crate::transfer::as_u64(piece.len());
+        at += as_u64(piece.len());
     }
     Ok(at)
 }

@@ -43,6 +43,10 @@ pub(crate) struct Faults {
     one_in: u64,
     requests: AtomicU64,
     is_on: AtomicBool,
+    /// So many reads may pass until all are held up; `u64::MAX`: no bound.
+    reads_left: AtomicU64,
+    is_held: tokio::sync::watch::Sender<bool>,
+    reached: tokio::sync::Notify,
 }
 
 impl Faults {
@@ -87,8 +91,31 @@ fn answer<T>(fault: Fault, done: T) -> Result<T> {
 
 impl FaultyStore {
     pub(crate) fn new(inner: Arc<dyn ObjectStore>, seed: u64, one_in: u64) -> Arc<Self> {
-        let faults = Faults { seed, one_in, requests: AtomicU64::new(0), is_on: AtomicBool::new(true) };
+        let faults = Faults {
+            seed,
+            one_in,
+            requests: AtomicU64::new(0),
+            is_on: AtomicBool::new(true),
+            reads_left: AtomicU64::new(u64::MAX),
+            is_held: tokio::sync::watch::Sender::new(true),
+            reached: tokio::sync::Notify::new(),
+        };
         Arc::new(Self { inner, faults: Arc::new(faults) })
+    }
+
+    /// Holds every read up after `reads` of them, until [`Self::resume`].
+    pub(crate) fn pause_after(&self, reads: u64) {
+        self.faults.reads_left.store(reads, Ordering::Relaxed);
+    }
+
+    /// Waits until a read is held up.
+    pub(crate) async fn paused(&self) {
+        self.faults.reached.notified().await;
+    }
+
+    pub(crate) fn resume(&self) {
+        self.faults.reads_left.store(u64::MAX, Ordering::Relaxed);
+        self.faults.is_held.send_replace(false);
     }
 
     pub(crate) fn switch(&self, is_on: bool) {
@@ -120,6 +147,14 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let left = self.faults.reads_left.load(Ordering::Relaxed);
+        if left == 0 {
+            self.faults.reached.notify_one();
+            let mut held = self.faults.is_held.subscribe();
+            let _ = held.wait_for(|is_held| !is_held).await; // the store lives as long as its readers
+        } else if left != u64::MAX {
+            self.faults.reads_left.fetch_sub(1, Ordering::Relaxed);
+        }
         let (fault, drawn) = self.faults.draw();
         match fault {
             Fault::Before | Fault::After => return Err(broken()),

@@ -17,11 +17,14 @@ use lifeboat_snapshot::{Acquired, Claim, Claimant, StoreUrl, Wait, Workload, acq
 use object_store::ObjectStore;
 
 pub(crate) mod fault;
+pub(crate) mod proxy;
+pub(crate) mod s3;
 
 /// A store and what keeps it alive.
 pub(crate) struct TestStore {
     pub(crate) store: Arc<dyn ObjectStore>,
     _directory: Option<tempfile::TempDir>,
+    _server: Option<s3::S3Server>,
 }
 
 /// A temporary directory in memory where there is one: bringing much to disk is what takes time in these tests.
@@ -31,19 +34,33 @@ pub(crate) fn temp() -> tempfile::TempDir {
     made.expect("a temporary directory")
 }
 
-/// One store of each kind that this build supports: every claim is tested with both.
+/// One store of each kind that this build supports: every claim is tested with all of them.
 pub(crate) fn stores() -> Vec<TestStore> {
+    let mut stores = stores_in_paused_time();
+    stores.extend(s3_store());
+    stores
+}
+
+/// Those that need no network, for tests whose clock stands still.
+pub(crate) fn stores_in_paused_time() -> Vec<TestStore> {
     vec![memory_store(), directory_store()]
 }
 
+/// A bucket on a server of its own, where there is a server.
+pub(crate) fn s3_store() -> Option<TestStore> {
+    let server = s3::S3Server::start()?;
+    let store = open(&server.store_url("")).expect("a bucket opens");
+    Some(TestStore { store, _directory: None, _server: Some(server) })
+}
+
 pub(crate) fn memory_store() -> TestStore {
-    TestStore { store: open(&StoreUrl::Memory).expect("memory opens"), _directory: None }
+    TestStore { store: open(&StoreUrl::Memory).expect("memory opens"), _directory: None, _server: None }
 }
 
 pub(crate) fn directory_store() -> TestStore {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let url = StoreUrl::Directory(directory.path().join("store"));
-    TestStore { store: open(&url).expect("a directory opens"), _directory: Some(directory) }
+    TestStore { store: open(&url).expect("a directory opens"), _directory: Some(directory), _server: None }
 }
 
 impl TestStore {

@@ -1,0 +1,227 @@
+//! Fetches the bytes of files, in runs of neighbouring ones, and lets none pass that has another hash.
+//!
+//! What becomes of them is for the caller to say: `restore` puts them in their place, `verify` is content.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::blocks;
+use crate::buffer::Pool;
+use crate::deadline::Deadline;
+use crate::id::Digest;
+use crate::manifest::{DataObject, EntryKind, Manifest, RAW_BYTES_MAX};
+use crate::store::{Retry, StoreError};
+use crate::transfer::{as_u64, as_usize, blocking, get_into};
+use crate::workload::Workload;
+
+/// So many runs are fetched at once, each with a buffer of 8 MiB, or two where it is compressed.
+pub(crate) const CONCURRENCY: usize = 5;
+
+/// Neighbouring files are fetched with one request of at most this many bytes: a whole object of ours.
+const RUN_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// Unwanted bytes between two wanted files are fetched along when they are fewer: a request costs more.
+const GAP_BYTES_MAX: u64 = 256 * 1024;
+
+/// So many files are placed together; their temporary files exist at the same time.
+const RUN_FILES_MAX: usize = 1024;
+
+/// A stretch of a file, and where it lies in its object's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// The index of the entry.
+    pub(crate) file: usize,
+    /// Where it begins in the file.
+    pub(crate) at: u64,
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+}
+
+/// What is fetched with one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// `None`: zeros that lie nowhere.
+    object: Option<u32>,
+    /// From where on and how much, of what is in the object.
+    offset: u64,
+    length: u64,
+    pub(crate) parts: Vec<Part>,
+}
+
+/// Groups small files by where their bytes lie. Files without bytes come in runs of their own.
+pub(crate) fn small_runs(manifest: &Manifest, files: &[usize]) -> Vec<Run> {
+    let mut by_object: BTreeMap<Option<u32>, Vec<Part>> = BTreeMap::new();
+    for file in files {
+        let (object, part) = match manifest.entries[*file].extents() {
+            [] => (None, Part { file: *file, at: 0, offset: 0, length: 0 }),
+            [only, ..] => {
+                let offset = if only.object.is_some() { only.offset } else { 0 };
+                (only.object, Part { file: *file, at: 0, offset, length: only.length })
+            }
+        };
+        by_object.entry(object).or_default().push(part);
+    }
+    let mut runs = Vec::new();
+    for (object, mut parts) in by_object {
+        parts.sort_unstable_by_key(|part| (part.offset, part.file));
+        let mut open: Option<Run> = None;
+        for part in parts {
+            let end = part.offset + part.length;
+            match &mut open {
+                Some(run)
+                    if part.offset <= run.offset + run.length + GAP_BYTES_MAX
+                        && end.max(run.offset + run.length) - run.offset <= RUN_BYTES_MAX
+                        && run.parts.len() < RUN_FILES_MAX =>
+                {
+                    run.length = end.max(run.offset + run.length) - run.offset;
+                    run.parts.push(part);
+                }
+                Some(_) | None => {
+                    let next = Run { object, offset: part.offset, length: part.length, parts: vec![part] };
+                    runs.extend(open.replace(next));
+                }
+            }
+        }
+        runs.extend(open);
+    }
+    runs
+}
+
+/// The stretches of one large file, in order, each at most a buffer long and of whole blocks.
+pub(crate) fn large_runs(manifest: &Manifest, file: usize) -> Vec<Run> {
+    let mut runs = Vec::new();
+    let mut at = 0;
+    for extent in manifest.entries[file].extents() {
+        let mut done = 0;
+        while done < extent.length {
+            let length = (extent.length - done).min(RUN_BYTES_MAX);
+            let offset = if extent.object.is_some() { extent.offset + done } else { 0 };
+            let part = Part { file, at: at + done, offset, length };
+            runs.push(Run { object: extent.object, offset, length, parts: vec![part] });
+            done += length;
+        }
+        at += extent.length;
+    }
+    runs
+}
+
+/// The blocks that `length` bytes from `at` on cover, as indices: where the file is cut, and its end.
+pub(crate) fn blocks_of(log2: u32, at: u64, length: u64) -> std::ops::Range<usize> {
+    as_usize(at >> log2)..as_usize(blocks::count(at + length, log2))
+}
+
+/// Whether `bytes` are what `part` should be.
+fn is_right(manifest: &Manifest, part: &Part, bytes: &[u8]) -> bool {
+    match &manifest.entries[part.file].kind {
+        EntryKind::File { blocks: None, digest, size, .. } => {
+            as_u64(bytes.len()) == *size && Digest::of(bytes) == *digest
+        }
+        EntryKind::File { blocks: Some(blocks), .. } => {
+            let mut rest = bytes;
+            let mut at = part.at;
+            for number in blocks_of(blocks.log2, part.at, part.length) {
+                let (block, after) = rest.split_at(rest.len().min(1 << blocks.log2));
+                if blocks.nodes.get(number) != Some(&blocks::node(block, at)) {
+                    return false;
+                }
+                at += as_u64(block.len());
+                rest = after;
+            }
+            rest.is_empty()
+        }
+        EntryKind::Directory | EntryKind::Link { .. } => false,
+    }
+}
+
+impl Run {
+    /// The object that it is fetched from, for reports.
+    pub(crate) fn object<'a>(&self, manifest: &'a Manifest) -> Option<&'a DataObject> {
+        manifest.objects.get(usize::try_from(self.object?).ok()?)
+    }
+}
+
+/// Fetches a run and cuts it into its parts, each of which is verified; again when one is damaged.
+pub(crate) async fn fetch(
+    workload: &Workload,
+    manifest: &Arc<Manifest>,
+    pool: &Arc<Pool>,
+    run: &Arc<Run>,
+) -> Result<Vec<(Part, Bytes)>, StoreError> {
+    let Some(object) = run.object(manifest).cloned() else {
+        let (manifest, run) = (Arc::clone(manifest), Arc::clone(run));
+        return blocking(move || zeros(&manifest, &run)).await;
+    };
+    let location = workload.locate(&object.key);
+    let memory = |source| {
+        let source = object_store::Error::Generic { store: "memory", source: Box::new(source) };
+        StoreError::new("read", &location, source)
+    };
+    Retry::streaming_until(&Deadline::none())
+        .run_checked("read", &location, || async {
+            let wanted = if object.raw.is_some() { (0, object.size) } else { (run.offset, run.length) };
+            let buffer = pool.take().map_err(memory)?;
+            let got = get_into(workload, &object.key, wanted, buffer).await?;
+            let (manifest, run, pool) = (Arc::clone(manifest), Arc::clone(run), Arc::clone(pool));
+            let raw = object.raw;
+            let cut = blocking(move || {
+                let (bytes, start) = match raw {
+                    None => (got.share(0..as_usize(run.length)), run.offset),
+                    Some(raw) => {
+                        let mut out = pool.take().map_err(|_| "there is no memory for it".to_owned())?;
+                        let packed = &got.bytes()[..as_usize(wanted.1)];
+                        let room = &mut out.bytes_mut()[..as_usize(raw.min(RAW_BYTES_MAX))];
+                        let size = zstd::bulk::decompress_to_buffer(packed, room)
+                            .map_err(|error| format!("it cannot be decompressed: {error}"))?;
+                        if as_u64(size) != raw {
+                            return Err(format!("{size} bytes are in it, not {raw}"));
+                        }
+                        (out.share(0..size), 0)
+                    }
+                };
+                cut_up(&manifest, &run.parts, &bytes, start)
+            });
+            cut.await.map_err(|what| StoreError::corrupt(&location, what))
+        })
+        .await
+}
+
+/// The parts of `bytes`, which begin at `start` of the object's content.
+fn cut_up(
+    manifest: &Manifest,
+    parts: &[Part],
+    bytes: &Bytes,
+    start: u64,
+) -> Result<Vec<(Part, Bytes)>, String> {
+    let one = |part: &Part| {
+        let from = as_usize(part.offset.saturating_sub(start));
+        let to = from.saturating_add(as_usize(part.length));
+        let piece = if to <= bytes.len() { bytes.slice(from..to) } else { Bytes::new() };
+        if is_right(manifest, part, &piece) {
+            Ok((*part, piece))
+        } else {
+            Err(format!("the bytes of {} have another hash", manifest.entries[part.file].path))
+        }
+    };
+    parts.iter().map(one).collect()
+}
+
+/// The parts of a run that lies nowhere: zeros, or nothing.
+fn zeros(manifest: &Manifest, run: &Run) -> Result<Vec<(Part, Bytes)>, StoreError> {
+    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    let one = |part: &Part| {
+        let bytes = if part.length <= as_u64(ZEROS.len()) {
+            Bytes::from_static(&ZEROS[..as_usize(part.length)])
+        } else {
+            Bytes::from(vec![0; as_usize(part.length)])
+        };
+        if is_right(manifest, part, &bytes) {
+            Ok((*part, bytes))
+        } else {
+            let path = manifest.entries[part.file].path.to_string();
+            Err(StoreError::Corrupt { key: path, what: "its zeros have another hash".to_owned() })
+        }
+    };
+    run.parts.iter().map(one).collect()
+}

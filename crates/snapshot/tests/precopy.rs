@@ -1,0 +1,231 @@
+//! Rounds store what changed and nothing else, lose nothing when they are broken off, and do not pile up.
+
+mod common;
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+
+use common::fault::FaultyStore;
+use common::{claim, claimant, memory_store, noise, stores, temp, tree, workload, write};
+use futures_util::TryStreamExt;
+use lifeboat_snapshot::prune::PrunePlan;
+use lifeboat_snapshot::restore::RestoreOptions;
+use lifeboat_snapshot::save::{Pace, SaveOptions, Saved};
+use lifeboat_snapshot::{
+    Claim, Deadline, NoProgress, ObjectStore, Rounds, UploadLog, Wait, Workload, acquire, journal, prune,
+    restore, save, verify,
+};
+
+const KEEP: NonZeroUsize = NonZeroUsize::new(2).expect("not zero");
+
+fn rounds(workload: &Workload, from: &Path) -> Rounds {
+    // Nice threads would have to wait for the other tests.
+    let pace = Pace { is_nice: false, ..Pace::BACKGROUND };
+    Rounds::new(
+        workload.clone(),
+        SaveOptions { pace, ..SaveOptions::new(from) },
+        UploadLog::in_memory(),
+        KEEP,
+    )
+}
+
+/// One round with its commit.
+async fn round(rounds: &mut Rounds, claim: &mut Claim) -> Saved {
+    let saved = rounds.round(&claim.id()).await.expect("saved");
+    claim.commit(saved.manifest.clone()).await.expect("the owner");
+    rounds.committed(&saved);
+    saved
+}
+
+/// Restores the newest point and compares.
+async fn restores_as(workload: &Workload, from: &Path) {
+    let to = temp();
+    let point = journal::recovery_points(workload).await.expect("readable").pop().expect("one");
+    restore(workload, &point.manifest, &RestoreOptions::new(to.path())).await.expect("restored");
+    assert_eq!(tree(to.path()), tree(from));
+}
+
+async fn objects(store: &Arc<dyn ObjectStore>) -> (usize, u64) {
+    let all: Vec<_> = store.list(None).try_collect().await.expect("listed");
+    (all.len(), all.iter().map(|object| object.size).sum())
+}
+
+fn append(path: &Path, bytes: &[u8]) {
+    use std::io::Write;
+    std::fs::File::options().append(true).open(path).expect("there").write_all(bytes).expect("writable");
+}
+
+#[tokio::test]
+async fn a_round_costs_what_changed() {
+    for store in stores() {
+        let (workload, from) = (store.workload(), temp());
+        for number in 0..400 {
+            write(from.path(), format!("small/{number}"), noise(number, 2_000));
+        }
+        write(from.path(), "log", noise(1, 24 << 20));
+        let mut claim = claim(&workload, 1).await.claim;
+        let mut rounds = rounds(&workload, from.path());
+        let first = round(&mut rounds, &mut claim).await;
+        assert!(first.is_new && first.stored_bytes > 24 << 20);
+        let before = objects(&store.store).await;
+        let same = round(&mut rounds, &mut claim).await;
+        assert_eq!((same.is_new, same.stored_bytes, objects(&store.store).await), (false, 0, before));
+
+        append(&from.path().join("log"), &noise(2, 1 << 20));
+        let appended = round(&mut rounds, &mut claim).await;
+        assert!(appended.stored_bytes < 2 << 20, "{} bytes for one MiB", appended.stored_bytes);
+        let page = std::fs::File::options().write(true).open(from.path().join("log")).expect("there");
+        std::os::unix::fs::FileExt::write_all_at(&page, b"a page", 7 << 20).expect("writable");
+        write(from.path(), "small/7", "changed");
+        let touched = round(&mut rounds, &mut claim).await;
+        assert!(touched.stored_bytes < 400_000, "{} bytes for a page", touched.stored_bytes);
+        std::fs::rename(from.path().join("small"), from.path().join("renamed")).expect("movable");
+        let moved = round(&mut rounds, &mut claim).await;
+        assert!(moved.stored_bytes < 50_000, "{} bytes for a name", moved.stored_bytes);
+        restores_as(&workload, from.path()).await;
+        let point = claim.point().expect("committed").manifest.clone();
+        assert_eq!(verify(&workload, &point, &NoProgress).await.expect("readable").damaged.len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn after_a_restart_nothing_that_is_stored_is_stored_again() {
+    let store = memory_store();
+    let (workload, from) = (store.workload(), temp());
+    for number in 0..300 {
+        write(from.path(), format!("{number}"), noise(number, 3_000));
+    }
+    write(from.path(), "large", noise(1, 9 << 20));
+    let mut claim = claim(&workload, 1).await.claim;
+    let saved = round(&mut rounds(&workload, from.path()), &mut claim).await;
+    let mut again = rounds(&workload, from.path());
+    again.go_on_from(&saved.manifest).await.expect("readable");
+    let same = round(&mut again, &mut claim).await;
+    assert_eq!((same.is_new, same.stored_bytes), (false, 0));
+    write(from.path(), "5", "five");
+    let delta = round(&mut again, &mut claim).await;
+    assert!(delta.stored_bytes < 2_000, "{}", delta.stored_bytes);
+    let mut third = rounds(&workload, from.path());
+    third.go_on_from(&delta.manifest).await.expect("a delta is read with its base");
+    assert!(!round(&mut third, &mut claim).await.is_new);
+    restores_as(&workload, from.path()).await;
+}
+
+#[tokio::test]
+async fn what_a_killed_agent_had_uploaded_is_not_uploaded_again() {
+    for store in stores() {
+        let (workload, from, state) = (store.workload(), temp(), temp());
+        write(from.path(), "large", noise(1, 30 << 20));
+        write(from.path(), "small", noise(2, 50_000));
+        let path = state.path().join("uploads");
+        let options = |log: Arc<UploadLog>| SaveOptions { log: Some(log), ..SaveOptions::new(from.path()) };
+        let killed = acquire(&workload, &claimant(1), Wait::No).await.expect("claimed").claim;
+        // Everything is stored but the commit.
+        save(&workload, &killed.id(), &options(UploadLog::at(&path))).await.expect("saved");
+        drop(killed);
+        let mut next = acquire(&workload, &claimant(1), Wait::No).await.expect("its own").claim;
+        let saved = save(&workload, &next.id(), &options(UploadLog::at(&path))).await.expect("saved");
+        assert!(saved.stored_bytes < 20_000, "{} bytes were sent again", saved.stored_bytes);
+        let plan = PrunePlan { keep: KEEP, holder: None, is_dry_run: false };
+        prune(&workload, &plan).await.expect("pruned by somebody else");
+        next.commit(saved.manifest).await.expect("the owner");
+        restores_as(&workload, from.path()).await;
+    }
+}
+
+#[tokio::test]
+async fn the_last_save_goes_on_where_a_round_was_broken_off() {
+    let store = memory_store();
+    let (workload, from) = (store.workload(), temp());
+    write(from.path(), "large", noise(1, 40 << 20));
+    let mut claim = claim(&workload, 1).await.claim;
+    let mut rounds = rounds(&workload, from.path());
+    // The pace lets 32 MiB a second through: the round is broken off somewhere within.
+    let broken = tokio::time::timeout(std::time::Duration::from_millis(700), rounds.round(&claim.id())).await;
+    assert!(broken.is_err(), "too quick for this test");
+    let deadline = Deadline::at(tokio::time::Instant::now() + std::time::Duration::from_secs(60));
+    let last = rounds.last(&claim.id(), deadline, Arc::new(NoProgress)).await.expect("saved");
+    assert!(last.stored_bytes < 40 << 20, "{} bytes", last.stored_bytes);
+    claim.commit(last.manifest.clone()).await.expect("the owner");
+    rounds.committed(&last);
+    restores_as(&workload, from.path()).await;
+}
+
+#[tokio::test]
+async fn a_prune_spares_what_is_being_read() {
+    let store = memory_store();
+    let (workload, from) = (store.workload(), temp());
+    let mut claim = claim(&workload, 1).await.claim;
+    let mut rounds = rounds(&workload, from.path());
+    write(from.path(), "file", noise(1, 9 << 20));
+    let old = round(&mut rounds, &mut claim).await;
+    let expected = tree(from.path());
+    // The reader's every request is held up until its store is let go.
+    let held = FaultyStore::new(Arc::clone(&store.store), 1, 1);
+    let (to, slow) = (temp(), Arc::<FaultyStore>::clone(&held) as Arc<dyn ObjectStore>);
+    held.switch(false);
+    held.pause_after(1);
+    let reading = {
+        let (slow, to, manifest) = (self::workload(&slow), to.path().to_owned(), old.manifest.clone());
+        tokio::spawn(async move { restore(&slow, &manifest, &RestoreOptions::new(to)).await })
+    };
+    held.paused().await;
+    for number in 2..6 {
+        write(from.path(), "file", noise(number, 9 << 20));
+        round(&mut rounds, &mut claim).await;
+    }
+    let pruned = rounds.prune(&claim.id()).await.expect("pruned");
+    assert_eq!(pruned.forgotten.len(), 3);
+    held.resume();
+    reading.await.expect("no panic").expect("what it reads is spared");
+    assert_eq!(tree(to.path()), expected);
+    let after = rounds.prune(&claim.id()).await.expect("pruned");
+    assert!(after.bytes > 9 << 20, "the reader has gone: {after:?}");
+    assert_eq!(rounds.prune(&claim.id()).await.expect("pruned").objects, []);
+}
+
+/// Descriptors of this process: they are not to grow.
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("readable").count()
+}
+
+/// 30 s apart, 2,880 rounds are a day. In every tenth something changed.
+#[tokio::test]
+async fn a_day_of_rounds_leaves_no_more_than_pruning_promises() {
+    const FILES: u64 = 100;
+    let store = memory_store();
+    let (workload, from) = (store.workload(), temp());
+    for number in 0..FILES {
+        write(from.path(), format!("{number}"), noise(number, 20_000));
+    }
+    write(from.path(), "log", noise(1, 5 << 20));
+    let mut claim = claim(&workload, 1).await.claim;
+    let pace = Pace { is_nice: false, bytes_per_second: None, ..Pace::BACKGROUND };
+    let options = SaveOptions { pace, ..SaveOptions::new(from.path()) };
+    let mut rounds = Rounds::new(workload.clone(), options, UploadLog::in_memory(), KEEP);
+    round(&mut rounds, &mut claim).await;
+    let open = descriptors();
+    let mut most = (0, 0);
+    for number in 0..2_880_u64 {
+        if number % 10 == 0 {
+            for file in 0..4 {
+                let path = format!("{}", noise(number * 7 + file, 2)[0] as u64 * FILES / 256);
+                write(from.path(), path, noise(number + file, 20_000));
+            }
+            append(&from.path().join("log"), &noise(number, 3_000));
+        }
+        round(&mut rounds, &mut claim).await;
+        if rounds.is_prune_due() {
+            rounds.prune(&claim.id()).await.expect("pruned");
+            let (count, bytes) = objects(&store.store).await;
+            most = (most.0.max(count), most.1.max(bytes));
+        }
+    }
+    restores_as(&workload, from.path()).await;
+    let live: u64 =
+        tree(from.path()).values().map(|seen| u64::try_from(seen.content.len()).expect("small")).sum();
+    assert!(most.0 < 400, "{} objects", most.0);
+    assert!(most.1 < 3 * live + (64 << 20), "{} bytes for {live}", most.1);
+    assert!(descriptors() <= open + 4, "{} descriptors, {open} before", descriptors());
+}
