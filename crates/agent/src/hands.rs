@@ -14,10 +14,11 @@ use lifeboat_snapshot::claim::ClaimError;
 use lifeboat_snapshot::extra::{self, Extra, StoredObject};
 use lifeboat_snapshot::journal::{self, Release};
 use lifeboat_snapshot::manifest::LeftOut;
-use lifeboat_snapshot::save::{SaveOptions, Saved};
-use lifeboat_snapshot::{Deadline, ManifestRef, Workload, clean_up, read_manifest, save};
+use lifeboat_snapshot::save::Saved;
+use lifeboat_snapshot::{Deadline, ManifestRef, Rounds, Workload, clean_up, read_manifest};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde_json::json;
+use tokio::sync::Mutex;
 
 use crate::clock::rfc3339;
 use crate::config::Settings;
@@ -38,6 +39,9 @@ const LOG_TAIL_BYTES: u64 = 256 << 10;
 /// So many paths that were not saved are named in the summary; the log names all.
 const NAMED_MAX: usize = 20;
 
+/// The last recovery point, of which only what differs is stored, is asked for so long: then everything is.
+const BASE_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// What every stage needs to know; fixed while the agent runs.
 pub struct Site {
     /// The checked configuration.
@@ -50,6 +54,8 @@ pub struct Site {
     pub agent_dir: PathBuf,
     /// Lifeboat's own places; those below the work directory are not saved.
     pub own_paths: Vec<PathBuf>,
+    /// Saves: in rounds while the work goes on, and at the end.
+    pub rounds: Mutex<Rounds>,
     /// This machine's name in the store.
     pub instance: String,
     /// Written at the notice.
@@ -137,16 +143,23 @@ fn interruption_json(site: &Site, interruption: &Interruption) -> serde_json::Va
 /// Snapshot: save what the work directory holds, commit the manifest.
 pub(crate) async fn snapshot(site: &Site, holding: &Holding, deadline: Deadline) -> Handed {
     let Some(claim) = holding.claim().await else { return Handed::given_back() };
-    let id = claim.lock().await.id();
-    let options = SaveOptions {
-        exclude: site.settings.exclude.clone(),
-        exclude_paths: site.own_paths.clone(),
-        deadline: deadline.clone(),
-        priorities: site.settings.priorities.clone(),
-        progress: (site.progress)("saving"),
-        ..SaveOptions::new(&site.work_dir)
+    let (id, point) = {
+        let claim = claim.lock().await;
+        (claim.id(), claim.point().cloned())
     };
-    let saved = match save(&site.workload, &id, &options).await {
+    // A round that was under way has been broken off and gives this up at once.
+    let mut rounds = site.rounds.lock().await;
+    if let Some(point) = point.filter(|_| !rounds.has_base()) {
+        let reading = tokio::time::timeout(BASE_WAIT, rounds.go_on_from(&point.manifest)).await;
+        match reading {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error = chain(&error), "everything is stored anew"),
+            Err(_) => {
+                tracing::warn!("the last recovery point is not to be had in time: everything is stored anew")
+            }
+        }
+    }
+    let saved = match rounds.last(&id, deadline.clone(), (site.progress)("saving")).await {
         Ok(saved) => saved,
         Err(error) => return nothing_stored(site, &error),
     };
@@ -154,6 +167,7 @@ pub(crate) async fn snapshot(site: &Site, holding: &Holding, deadline: Deadline)
     let committed = in_time(&deadline, || async { claim.lock().await.commit(manifest.clone()).await }).await;
     match committed {
         Ok(point) => {
+            rounds.committed(&saved);
             let snapshot = describe(&saved, point.seq);
             let report = if snapshot.lost_count == 0 { Report::Done } else { Report::Partly };
             let detail = format!(

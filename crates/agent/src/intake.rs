@@ -37,6 +37,8 @@ pub(crate) enum Event {
     Withdrawn,
     /// The metadata service was asked and announces nothing new.
     Quiet,
+    /// An interruption has become likely: what has changed is copied at once.
+    CopyNow,
     /// Somebody asks how the agent stands.
     Status(oneshot::Sender<Status>),
     /// Somebody asks for an evacuation.
@@ -115,6 +117,7 @@ impl Intake {
             Some(sighting) = receive(&mut self.sightings) => {
                 match self.watch.take(sighting, handled, now()) {
                     Call::Nothing => Event::Quiet,
+                    Call::CopyNow => Event::CopyNow,
                     Call::Evacuate(notice) => Event::Notice(notice),
                     Call::Expect(notice) => Event::Expect(notice),
                     Call::Withdrawn => Event::Withdrawn,

@@ -22,6 +22,7 @@ mod evacuator;
 mod hands;
 mod holding;
 mod intake;
+mod precopy;
 pub mod process;
 pub mod record;
 mod renewal;

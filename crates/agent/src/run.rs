@@ -32,6 +32,7 @@ use crate::evacuator::{Evacuator, Target};
 use crate::hands::{MakeProgress, Site, chain};
 use crate::holding::{Holding, SharedClaim, descends};
 use crate::intake::{Event, Intake};
+use crate::precopy::Precopy;
 use crate::process::{Life, Mark, Workload};
 use crate::record::{Record, RecordFile};
 use crate::renewal::Renewal;
@@ -265,7 +266,22 @@ impl Run<'_> {
         // When processes that the workload left behind are killed; when a survived interruption is over.
         let mut linger_until: Option<Instant> = None;
         let mut survived_at: Option<Instant> = None;
+        let mut precopy: Option<Precopy> = None;
+        let mut copy_now = false;
         loop {
+            // The last save is the evacuation's: a round that is under way ends here.
+            if evacuator.is_evacuating() || fenced.is_some() {
+                precopy = None;
+            } else {
+                if precopy.is_none() {
+                    precopy = Precopy::start(&self.site, &claim, copy_now);
+                }
+                if std::mem::take(&mut copy_now)
+                    && let Some(precopy) = &precopy
+                {
+                    precopy.round_now();
+                }
+            }
             let clock = evacuator.clock();
             let handled = evacuator.handled();
             let mut input = None;
@@ -292,6 +308,7 @@ impl Run<'_> {
                     Event::Notice(notice) => input = Some(Input::Notice(notice)),
                     Event::Expect(notice) => input = Some(Input::Notice(notice)),
                     Event::Withdrawn | Event::Quiet => {}
+                    Event::CopyNow => copy_now = true,
                     Event::Status(reply) => {
                         let phase = if evacuator.is_evacuating() { "evacuating" } else { "running" };
                         let id = claim.try_lock().map_or(0, |claim| claim.id().seq);
@@ -467,7 +484,7 @@ impl Run<'_> {
                         let _ = reply.send(self.status("evacuating", 0)); // the asker has gone
                         continue;
                     }
-                    Event::Child | Event::PassOn(_) | Event::Withdrawn | Event::Quiet => continue,
+                    Event::Child | Event::PassOn(_) | Event::Withdrawn | Event::Quiet | Event::CopyNow => continue,
                 },
                 stage = evacuator.next() => stage,
                 error = loss(lost) => return Driven::Lost(error),

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use lifeboat_core::conclusion::exit_code;
@@ -10,8 +11,9 @@ use lifeboat_imds::Endpoint;
 use lifeboat_snapshot::claim::{AcquireError, ClaimError, Claimant};
 use lifeboat_snapshot::journal::Holder;
 use lifeboat_snapshot::restore::RestoreError;
+use lifeboat_snapshot::save::SaveOptions;
 use lifeboat_snapshot::workload::ParseWorkloadNameError;
-use lifeboat_snapshot::{StoreError, StoreUrl, Workload, WorkloadName};
+use lifeboat_snapshot::{Rounds, StoreError, StoreUrl, UploadLog, Workload, WorkloadName};
 
 use crate::config::{Config, ConfigError, Settings};
 use crate::dirs::{Dirs, DirsError, Outlive, state_dir, write_atomically};
@@ -229,15 +231,26 @@ impl Setup {
             self.settings.signal_file.clone().unwrap_or_else(|| self.dirs.agent.join("shutdown.signal"));
         let mut own_paths = vec![self.state_dir.clone(), signal_file.clone()];
         own_paths.extend(self.store.directory().map(Path::to_owned));
+        let own_paths: Vec<PathBuf> =
+            own_paths.iter().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())).collect();
+        let workload = Workload::new(store, self.name.clone());
+        let options = SaveOptions {
+            exclude: self.settings.exclude.clone(),
+            exclude_paths: own_paths.clone(),
+            priorities: self.settings.priorities.clone(),
+            pace: lifeboat_snapshot::save::Pace::BACKGROUND,
+            ..SaveOptions::new(&self.work_dir)
+        };
+        let keep = usize::try_from(self.settings.keep).ok().and_then(NonZeroUsize::new);
+        let log = UploadLog::at(&self.dirs.agent.join("uploads"));
+        let rounds = Rounds::new(workload.clone(), options, log, keep.unwrap_or(NonZeroUsize::MIN));
         Ok(Site {
             settings: self.settings.clone(),
-            workload: Workload::new(store, self.name.clone()),
+            workload,
             work_dir: self.work_dir.clone(),
             agent_dir: self.dirs.agent.clone(),
-            own_paths: own_paths
-                .iter()
-                .map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()))
-                .collect(),
+            own_paths,
+            rounds: tokio::sync::Mutex::new(rounds),
             instance,
             signal_file,
             ring,

@@ -37,6 +37,8 @@ pub struct Seen {
 pub enum Call {
     /// Nothing but what was logged.
     Nothing,
+    /// A rebalance recommendation: the time to copy what has changed.
+    CopyNow,
     /// An evacuation.
     Evacuate(Notice),
     /// The machine is expected to go at this notice's deadline, and its work was evacuated before.
@@ -96,7 +98,7 @@ impl Watch {
                     "rebalance recommendation: the risk of an interruption has grown"
                 );
                 self.seen.rebalance = Some(notice.notice_time_text);
-                Call::Nothing
+                Call::CopyNow
             }
             Sighting::TargetLifecycleState(state) => {
                 let text = state.to_text();

@@ -52,13 +52,18 @@ impl Rounds {
         Ok(())
     }
 
+    /// Whether there is a recovery point to start from.
+    #[must_use]
+    pub const fn has_base(&self) -> bool {
+        self.options.base.is_some()
+    }
+
     /// Saves what has changed since the last recovery point, at the pace of the options.
     ///
     /// # Errors
     /// [`SaveError`]
     pub async fn round(&self, claim: &ClaimId) -> Result<Saved, SaveError> {
-        let options =
-            SaveOptions { pace: Pace::BACKGROUND, log: Some(Arc::clone(&self.log)), ..self.options.clone() };
+        let options = SaveOptions { log: Some(Arc::clone(&self.log)), ..self.options.clone() };
         save(&self.workload, claim, &options).await
     }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
+pub(crate) use steps::s3s_fs;
 use steps::{Done, STEPS, Step};
 
 /// How a step ended.

@@ -108,18 +108,24 @@ impl Flow {
         }
     }
 
-    /// When `bytes` more may be sent, at the rate that was asked for.
-    pub(super) fn reserve(&mut self, bytes: u64) -> Option<Instant> {
-        let rate = self.pace.bytes_per_second?.get();
-        let now = Instant::now();
-        let start = self.free_at.max(now);
-        let micros = u128::from(bytes) * 1_000_000 / u128::from(rate);
-        self.free_at = start + Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
-        (start > now).then_some(start)
+    /// When the next object may be sent, by the rate that was asked for; `None`: now.
+    pub(super) fn start(&self) -> Option<Instant> {
+        self.pace.bytes_per_second?;
+        (self.free_at > Instant::now()).then_some(self.free_at)
+    }
+
+    /// `bytes` were sent: the next must wait until the rate holds again.
+    fn charge(&mut self, bytes: u64) {
+        if let Some(rate) = self.pace.bytes_per_second {
+            let micros = u128::from(bytes) * 1_000_000 / u128::from(rate.get());
+            let pause = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
+            self.free_at = self.free_at.max(Instant::now()) + pause;
+        }
     }
 
     /// An object of `bytes` went up in `time`, at the `attempts`th attempt.
     pub(super) fn sent(&mut self, bytes: u64, time: Duration, attempts: u32) {
+        self.charge(bytes);
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
         let rate = bytes.saturating_mul(1_000_000) / micros;
         self.each = Some(self.each.map_or(rate, |each| (each * 3 + rate) / 4));
@@ -195,8 +201,10 @@ mod tests {
         let rate = std::num::NonZeroU64::new(1 << 20);
         let mut flow = Flow::new(Pace { bytes_per_second: rate, ..Pace::BACKGROUND });
         let start = Instant::now();
-        assert_eq!(flow.reserve(4 << 20), None);
-        assert_eq!(flow.reserve(1 << 20), Some(start + Duration::from_secs(4)));
-        assert_eq!(flow.reserve(1), Some(start + Duration::from_secs(5)));
+        assert_eq!(flow.start(), None);
+        flow.charge(4 << 20);
+        assert_eq!(flow.start(), Some(start + Duration::from_secs(4)));
+        flow.charge(1 << 20);
+        assert_eq!(flow.start(), Some(start + Duration::from_secs(5)));
     }
 }

@@ -172,8 +172,7 @@ impl Loop {
                     .map(|end| shared.reserve.before(end).saturating_duration_since(Instant::now()));
                 let Some(target) = self.flow.target(left) else { break };
                 let Some(job) = self.queue.next(target) else { break };
-                let size = if matches!(job, Job::Open { .. }) { 0 } else { target };
-                let start = self.flow.reserve(size);
+                let start = self.flow.start();
                 let shared = Arc::clone(shared);
                 running.spawn(async move {
                     if let Some(start) = start {

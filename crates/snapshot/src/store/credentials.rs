@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
 use serde::Deserialize;
+use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -192,16 +193,26 @@ async fn run(command: &str) -> Result<AwsCredential, String> {
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| format!("cannot be started: {error}"))?;
-    let output = tokio::time::timeout(PROCESS_TIMEOUT, child.wait_with_output())
+    let mut child = child;
+    let stdout = child.stdout.take().ok_or("has no output")?;
+    let mut printed = Vec::new();
+    let ended = async {
+        stdout.take(TEXT_BYTES_MAX).read_to_end(&mut printed).await?;
+        Ok::<_, std::io::Error>(child.wait().await.ok())
+    };
+    let status = tokio::time::timeout(PROCESS_TIMEOUT, ended)
         .await
         .map_err(|_| format!("gave nothing within {} s", PROCESS_TIMEOUT.as_secs()))?
         .map_err(|error| format!("cannot be read: {error}"))?;
-    if !output.status.success() {
-        return Err(format!("failed with {}", output.status));
+    // An agent that collects all its children may have been faster: then what was printed tells.
+    if let Some(status) = status
+        && !status.success()
+    {
+        return Err(format!("failed with {status}"));
     }
     // Never the text itself: it may be a secret.
     let printed: Printed =
-        serde_json::from_slice(&output.stdout).map_err(|_| "printed no credentials".to_owned())?;
+        serde_json::from_slice(&printed).map_err(|_| "printed no credentials".to_owned())?;
     if printed.version != 1 {
         return Err(format!("printed version {}, not 1", printed.version));
     }
