@@ -13,6 +13,7 @@ use object_store::{ObjectMeta, ObjectStoreExt, PutPayload};
 use crate::id::Nonce;
 use crate::manifest::ManifestRef;
 use crate::store::{Retry, StoreError};
+use crate::transfer::in_time;
 use crate::workload::Workload;
 
 /// Where marks lie, relative to the workload.
@@ -74,7 +75,7 @@ impl Mark {
     /// Takes the mark away.
     pub(crate) async fn remove(self) {
         let location = self.workload.locate(&self.key);
-        if let Err(error) = self.workload.store().delete(&location).await {
+        if let Err(error) = in_time("delete", &location, self.workload.store().delete(&location)).await {
             tracing::debug!(%error, "a reader's mark stays until its lease is over");
         }
     }
