@@ -295,10 +295,16 @@ fn restoring_finished_work_by_hand_leaves_it_finished() {
     let world = World::new();
     let machine = with_evacuated_work(&world);
     machine.run(&[], "exit 0").expect_code(0);
-    let before = tree(&machine.store);
+    // Where a reader's mark was, an empty folder is left.
+    let stored = || {
+        let mut tree = tree(&machine.store);
+        tree.retain(|path, _| !path.ends_with("readers"));
+        tree
+    };
+    let before = stored();
     let target = world.path().join("target");
     expect(&machine.ask(&["restore", "w", "--to", path(&target)]), 0, &["3 files"]);
-    assert_eq!(tree(&machine.store), before);
+    assert_eq!(stored(), before);
     assert_eq!(machine.ask_json(&["list"])[0]["state"], "done");
 }
 

@@ -136,12 +136,25 @@ fn a_full_local_disk_does_not_stop_an_evacuation() {
     world.machine("two").run(&[], "[ -e begun ]").expect_code(0);
 }
 
+/// Bytes that no compression makes smaller.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut next = || {
+        // Source: xorshift64 (Marsaglia 2003).
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[0]
+    };
+    (0..length).map(|_| next()).collect()
+}
+
 #[test]
 fn a_full_store_keeps_what_fits_and_the_rest_is_named_and_stays_on_disk() {
     let world = World::new();
     let machine = world.machine("one");
     machine.write("small", "small");
-    machine.write("large", vec![1; 6_000_000]);
+    machine.write("large", noise(6_000_000));
     let command = machine.run_command("w", &["--grace", "6s"], &["/bin/sh", "-c", RUNS]);
     let Some(mut command) = with_small_disk(&command, &machine.store, "2m") else { return };
     let mut run = Running::start(&mut command);

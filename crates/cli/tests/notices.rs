@@ -132,11 +132,14 @@ fn two_hibernations_are_two_interruptions() {
         "lease = \"3s\"\n[metadata]\ninterval = \"500ms\"\n[evacuation]\nlate = \"1s\"\nstale = \"3s\"\n",
     );
     let mut run = start(&machine, &[], RUNS);
+    machine.write("first", "saved at the first");
     announce(&machine, Action::Hibernate);
     run.wait_for("the workload goes on");
     run.wait_for("the machine outlived the interruption");
+    machine.write("second", "saved at the second");
     announce(&machine, Action::Hibernate);
     run.wait_for("the workload goes on");
+    machine.write("third", "saved at the end");
     run.signal(Signal::TERM);
     run.expect_code(85);
     // claimed, twice committed for a hibernation, committed and released at the end

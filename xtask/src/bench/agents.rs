@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::Bench;
 use super::process::Running;
-use super::{Bench, mock::Mock};
 use crate::tree::root;
 
 /// One of the programs, watching for notices.
@@ -58,7 +58,8 @@ impl Agent {
         }
     }
 
-    /// Starts it with a work directory, a store and a state of its own below `folder`, which is created.
+    /// Starts it with a work directory, a store and a state of its own below `folder`, which is created;
+    /// `endpoint` is its metadata service.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -66,7 +67,7 @@ impl Agent {
         self,
         bench: &Bench,
         folder: &Path,
-        mock: &Mock,
+        endpoint: &str,
         workload: &[S],
     ) -> anyhow::Result<Running> {
         let places = Places::create(folder)?;
@@ -75,12 +76,12 @@ impl Agent {
                 let mut command = lifeboat(bench, &places);
                 command.args(["run", "--name", "bench", "--instance-id", "i-0bench"]);
                 command.arg("--work-dir").arg(&places.work).arg("--store").arg(&places.store);
-                command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", mock.endpoint()).arg("--");
+                command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", endpoint).arg("--");
                 command
             }
             Self::SourceA(seconds) => {
                 let mut command = source_a("watch", &places.work, &places.store);
-                command.args(["--interval", &seconds.to_string(), "--endpoint", &mock.endpoint(), "--"]);
+                command.args(["--interval", &seconds.to_string(), "--endpoint", endpoint, "--"]);
                 command
             }
         };

@@ -40,7 +40,7 @@ pub(crate) fn measure(bench: &Bench) -> anyhow::Result<Vec<Idle>> {
         let folder = scratch.join("idle").join(agent.tag());
         std::fs::create_dir_all(&folder)?;
         let mock = Mock::start(&bench.lifeboat, &folder)?;
-        let process = agent.start(bench, &folder, &mock, &["sleep", "100000"])?;
+        let process = agent.start(bench, &folder, &mock.endpoint(), &["sleep", "100000"])?;
         let (cpu, memory) = (CpuTime::default(), Memory::default());
         watched.push(Watched { agent, process, _mock: mock, cpu, at_first: 0.0, memory });
     }

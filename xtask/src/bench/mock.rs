@@ -49,6 +49,11 @@ impl Mock {
         }
     }
 
+    /// Host and port.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// For `AWS_EC2_METADATA_SERVICE_ENDPOINT`.
     pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)

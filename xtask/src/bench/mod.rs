@@ -2,7 +2,7 @@
 //! store everything, each beside a Python program that does what source A's scripts do (`bench/source_a.py`).
 //!
 //! Never part of CI: what it says depends on the machine. [`idle`], [`reaction`] and [`evacuation`] measure,
-//! [`report`] writes it down; [`agents`], [`mock`] and [`process`] are what they measure with.
+//! [`report`] writes it down; [`agents`], [`mock`], [`tap`] and [`process`] are what they measure with.
 
 mod agents;
 mod evacuation;
@@ -12,6 +12,7 @@ mod process;
 mod reaction;
 mod report;
 mod statistics;
+mod tap;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -17,8 +17,10 @@ use crate::tree::{output_of, root};
 const RESIDENT_AIM_MIB: f64 = 12.0;
 /// What it may compute, CPU seconds an hour.
 const CPU_AIM: f64 = 5.0;
-/// What it may take beyond half an interval, which no poller can avoid, ms.
-const REACTION_AIM_MS: f64 = 20.0;
+/// From the moment in which it could know, ms.
+const OWN_AIM_MS: f64 = 20.0;
+/// And half an interval before that, which no poller can avoid on average, ms.
+const REACTION_AIM_MS: f64 = 1_000.0 + OWN_AIM_MS;
 
 /// All that was measured.
 #[derive(Debug)]
@@ -126,26 +128,37 @@ fn watching(results: &Results) -> anyhow::Result<String> {
     text += "|---|---|---:|---:|---:|---:|\n";
     let idle = |of: fn(&Idle) -> f64| -> Vec<f64> { results.idle.iter().map(of).collect() };
     let reaction = |of: &dyn Fn(&Reaction) -> f64| -> Vec<f64> { results.reaction.iter().map(of).collect() };
-    let beyond = |one: &Reaction| mean(&one.ms) - half_interval_ms(one);
+    let at_most = |aim: f64, unit: &str| format!("≤ {aim} {unit}");
+    let no_aim = String::new;
     let rows = [
         (
             "resident memory",
-            format!("≤ {RESIDENT_AIM_MIB} MiB"),
+            at_most(RESIDENT_AIM_MIB, "MiB"),
             "MiB",
             idle(|one| mib(one.memory.resident_kib)),
         ),
-        ("peak resident memory", String::new(), "MiB", idle(|one| mib(one.memory.peak_kib))),
-        ("CPU time an hour", format!("≤ {CPU_AIM} s"), "s", idle(|one| one.cpu_seconds_an_hour)),
-        ("notice → workload signalled, mean", "≤ 1020 ms".to_owned(), "ms", reaction(&|one| mean(&one.ms))),
-        ("— beyond half the interval", format!("≤ {REACTION_AIM_MS} ms"), "ms", reaction(&beyond)),
-        ("— P50", String::new(), "ms", reaction(&|one| percentile(&one.ms, 50))),
-        ("— P99", String::new(), "ms", reaction(&|one| percentile(&one.ms, 99))),
-        ("— longest", String::new(), "ms", reaction(&|one| greatest(&one.ms))),
+        ("peak resident memory", no_aim(), "MiB", idle(|one| mib(one.memory.peak_kib))),
+        ("CPU time an hour", at_most(CPU_AIM, "s"), "s", idle(|one| one.cpu_seconds_an_hour)),
+        (
+            "notice → workload signalled, mean",
+            at_most(REACTION_AIM_MS, "ms"),
+            "ms",
+            reaction(&|one| mean(&one.ms)),
+        ),
+        ("— P50", no_aim(), "ms", reaction(&|one| percentile(&one.ms, 50))),
+        ("— P99", no_aim(), "ms", reaction(&|one| percentile(&one.ms, 99))),
+        (
+            "told → workload signalled, mean",
+            at_most(OWN_AIM_MS, "ms"),
+            "ms",
+            reaction(&|one| mean(&one.own_ms)),
+        ),
+        ("— P50", no_aim(), "ms", reaction(&|one| percentile(&one.own_ms, 50))),
+        ("— P99", no_aim(), "ms", reaction(&|one| percentile(&one.own_ms, 99))),
     ];
     for (name, aim, unit, values) in rows {
         let [ours, theirs, ..] = values.as_slice() else { anyhow::bail!("{name} was not measured") };
-        // The part beyond half the interval lies around zero, where a ratio says nothing.
-        let ratio = if name.contains("beyond") { String::new() } else { times(theirs / ours) };
+        let ratio = times(theirs / ours);
         let cells = [name.to_owned(), aim].into_iter();
         let cells =
             cells.chain(values.iter().map(|value| format!("{} {unit}", number(*value)))).chain([ratio]);
@@ -179,16 +192,19 @@ fn storing(extent: &Extent, evacuations: &[Evacuation]) -> anyhow::Result<String
 
 fn method(extent: &Extent) -> String {
     format!(
-        "* Idle: each agent polls its own `lifeboat mock-imds` and protects `sleep`; all run side by side for {idle} s after \
-         {warm} s of warm-up. Memory is the greatest `VmRSS` of a look each second, and `VmHWM`; CPU time is the kernel's \
-         count by thread, in ns, of the agent alone: neither the mock nor the workload.\n\
-         * Reaction: {notices} notices for each agent, in {lanes} lanes at once, each with its own agent, mock and moments \
-         (one in each of {notices} equal parts of the polling interval, at a random place in it, seeded: a mean of \
-         {notices} independent moments would be uncertain by 6 % of the interval). Counted from just before the mock is told to the time that the workload \
-         (`bench/signalled.py`) reads when SIGTERM arrives.\n\
-         * Storing: {times} times each, in turn, after a `sync`, each into a new folder, the files in the page cache, their bytes random. Lifeboat: \
-         `lifeboat evacuate` without a workload, which includes its claim, its own records and the commit. The peer starts \
-         Python, which takes part of its time, and keeps each file's metadata as extended attributes.\n\
+        "* Idle: each agent polls its own `lifeboat mock-imds` and protects `sleep`; all run side by side for {idle} s \
+         after {warm} s of warm-up. Memory is the greatest `VmRSS` of a look each second, and `VmHWM`; CPU time is \
+         the kernel's count by thread, in ns, of the agent alone: neither the mock nor the workload. In this time \
+         Lifeboat asks for every kind of notice and renews its claim on the work; the peer asks for one path.\n\
+         * Reaction: {notices} notices for each agent, in {lanes} lanes at once, each with its own agent, mock and \
+         moments (one in each of {notices} equal parts of the polling interval, at a random place in it, seeded). \
+         Counted from just before the mock gets the notice to the time that the workload (`bench/signalled.py`) \
+         reads when SIGTERM arrives. Waiting for the next poll is chance, half an interval on average. What the agent \
+         adds is counted from the moment in which a proxy passes the answer with the notice on to it (\"told\").\n\
+         * Storing: {times} times each, in turn, after a `sync`, each into a new folder, the files in the page cache, \
+         their bytes random. Lifeboat: `lifeboat evacuate` without a workload, which includes its claim, its own \
+         records and the commit. The peer starts Python, which takes part of its time, and keeps each file's \
+         metadata as extended attributes.\n\
          * A ratio above 1 means that the peer takes so many times what Lifeboat takes.\n",
         idle = extent.idle.as_secs(),
         warm = extent.warm_up.as_secs(),
@@ -196,10 +212,6 @@ fn method(extent: &Extent) -> String {
         lanes = extent.lanes,
         times = extent.repetitions,
     )
-}
-
-fn half_interval_ms(one: &Reaction) -> f64 {
-    one.agent.interval().as_secs_f64() * 500.0
 }
 
 fn mib(kib: u64) -> f64 {
@@ -244,7 +256,9 @@ mod tests {
             memory: Memory { resident_kib: 10_240 * (1 + index as u64), peak_kib: 20_480 },
             cpu_seconds_an_hour: 2.0,
         });
-        let reaction = AGENTS.into_iter().map(|agent| Reaction { agent, ms: vec![990.0, 1_020.0, 1_050.0] });
+        let reaction = AGENTS
+            .into_iter()
+            .map(|_| Reaction { ms: vec![990.0, 1_020.0, 1_050.0], own_ms: vec![4.0, 8.0, 9.0] });
         let evacuation = VARIANTS.into_iter().map(|variant| Evacuation {
             variant,
             seconds: vec![0.5, 0.25, 1.0],
@@ -258,7 +272,7 @@ mod tests {
             "| date | today |\n",
             "| resident memory | ≤ 12 MiB | 10.0 MiB | 20.0 MiB | 30.0 MiB | 2.00 × |\n",
             "| notice → workload signalled, mean | ≤ 1020 ms | 1020 ms | 1020 ms | 1020 ms | 1.00 × |\n",
-            "| — beyond half the interval | ≤ 20 ms | 20.0 ms | -1480 ms | 20.0 ms |  |\n",
+            "| told → workload signalled, mean | ≤ 20 ms | 7.00 ms | 7.00 ms | 7.00 ms | 1.00 × |\n",
             "| Lifeboat | 0.50 s | 0.25 – 1.00 s | 1.00 × | 30.0 MiB |",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
