@@ -354,3 +354,57 @@ proptest! {
         runtime.block_on(round_trip(&store.workload(), from.path()));
     }
 }
+
+#[tokio::test]
+async fn hard_links_come_back_as_one_file_with_several_names() {
+    for store in stores() {
+        let (from, to) = (temp(), temp());
+        write(from.path(), "b/first", noise(1, 5 << 20));
+        write(from.path(), "small", "s");
+        std::fs::hard_link(from.path().join("b/first"), from.path().join("a second name")).expect("linkable");
+        std::fs::hard_link(from.path().join("small"), from.path().join("b/small")).expect("linkable");
+        let workload = store.workload();
+        let mut claim = claim(&workload, 1).await.claim;
+        let saved = save_and_commit(&workload, &mut claim, from.path()).await;
+        assert!(saved.stored_bytes < 6 << 20, "stored once: {}", saved.stored_bytes);
+        restore(&workload, &saved.manifest, &RestoreOptions::new(to.path())).await.expect("restored");
+        assert_eq!(tree(to.path()), tree(from.path()));
+        let inode = |path: &str| to.path().join(path).metadata().expect("there").ino();
+        assert_eq!(inode("b/first"), inode("a second name"));
+        assert_eq!(inode("small"), inode("b/small"));
+        // One name alone is a file like any other.
+        let alone = temp();
+        let mut options = RestoreOptions::new(alone.path());
+        options.only =
+            Some(GlobSetBuilder::new().add(Glob::new("b/first").expect("valid")).build().expect("valid"));
+        restore(&workload, &saved.manifest, &options).await.expect("restored");
+        assert_eq!(tree(alone.path())[b"b/first".as_slice()].content.len(), 5 << 20);
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_grows_while_it_is_read_is_saved_as_of_one_instant() {
+    use std::io::Write;
+    let store = memory_store();
+    let (from, to) = (temp(), temp());
+    let path = from.path().join("log");
+    std::fs::write(&path, noise(1, 6 << 20)).expect("writable");
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (stopped, growing) = (Arc::clone(&stop), path.clone());
+    let writer = std::thread::spawn(move || {
+        let mut file = std::fs::File::options().append(true).open(growing).expect("writable");
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            file.write_all(b"one more line\n").expect("writable");
+            std::thread::sleep(std::time::Duration::from_micros(200));
+        }
+    });
+    let mut claim = claim(&store.workload(), 1).await.claim;
+    let saved = save_and_commit(&store.workload(), &mut claim, from.path()).await;
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    writer.join().expect("the writer ends");
+    assert!(saved.manifest.complete, "{:?}", saved.left_out);
+    restore(&store.workload(), &saved.manifest, &RestoreOptions::new(to.path())).await.expect("restored");
+    let (whole, got) =
+        (std::fs::read(&path).expect("there"), std::fs::read(to.path().join("log")).expect("there"));
+    assert!(got.len() >= 6 << 20 && whole.starts_with(&got), "{} of {}", got.len(), whole.len());
+}
