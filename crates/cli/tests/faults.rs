@@ -466,7 +466,7 @@ fn a_state_file_of_any_kind_is_saved_or_named_and_never_stops_the_rest() {
                 let (ended, detail) = stage(&machine, "save_state");
                 assert_eq!(ended, outcome, "{what}: {detail}");
                 assert!(detail.contains(said), "{what}: {detail}");
-                assert_eq!(stage(&machine, "snapshot").0, "done", "{what}");
+                assert_eq!(stage(&machine, "snapshot").0, "done", "{what}: {}", machine.summary());
                 assert_eq!(stage(&machine, "hand_back").0, "done", "{what}");
                 assert!(!stored_anywhere(&machine.store, b"secret"), "{what}");
             });

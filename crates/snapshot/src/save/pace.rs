@@ -53,8 +53,11 @@ pub(super) struct Flow {
     pace: Pace,
     limit: usize,
     is_rising: bool,
-    /// Bytes a second that one object gets, smoothed.
+    /// Bytes a second that one object gets, smoothed. Only what is large enough tells: the time of a tiny object is
+    /// the store's answer, not the link's rate.
     each: Option<u64>,
+    /// What an object of [`OBJECT_BYTES_MIN`] would have taken at the best.
+    least: Option<Duration>,
     /// The largest object that took less than half of [`OBJECT_TIME`]: one of twice its size may be tried.
     quick: u64,
     window: (Instant, u64, u32),
@@ -72,6 +75,7 @@ impl Flow {
             limit,
             is_rising: true,
             each: None,
+            least: None,
             quick: 0,
             window: (now, 0, 0),
             last: None,
@@ -84,7 +88,8 @@ impl Flow {
         self.limit
     }
 
-    /// How large the next object should be, with so much time left; `None` when it would come too late.
+    /// How large the next object should be, with so much time left; `None` when even the smallest and luckiest would
+    /// come too late. Until then something is tried: what is not tried is lost for certain.
     pub(super) fn target(&self, left: Option<Duration>) -> Option<u64> {
         let within = |rate: u64, time: Duration| {
             let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -96,13 +101,12 @@ impl Flow {
             None => OBJECT_BYTES_MAX,
         };
         match (left, self.each) {
-            (Some(left), _) if left.is_zero() => None,
+            (Some(left), _) if left.is_zero() || self.least.is_some_and(|least| left < least) => None,
             // Two thirds of what the time allows: rates vary.
             (Some(left), Some(each)) => {
                 let is_time_for_a_quick_one = left >= OBJECT_TIME / 2;
                 let quick = if is_time_for_a_quick_one { self.quick } else { 0 };
-                let possible = (within(each, left) / 3 * 2).max(quick);
-                (possible >= OBJECT_BYTES_MIN).then(|| wanted.min(possible))
+                Some(wanted.min((within(each, left) / 3 * 2).max(quick).max(OBJECT_BYTES_MIN)))
             }
             (Some(_) | None, _) => Some(wanted),
         }
@@ -127,8 +131,13 @@ impl Flow {
     pub(super) fn sent(&mut self, bytes: u64, time: Duration, attempts: u32) {
         self.charge(bytes);
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
-        let rate = bytes.saturating_mul(1_000_000) / micros;
-        self.each = Some(self.each.map_or(rate, |each| (each * 3 + rate) / 4));
+        let parts = u32::try_from(bytes / OBJECT_BYTES_MIN).unwrap_or(u32::MAX).max(1);
+        self.least = Some(self.least.map_or(time / parts, |least| least.min(time / parts)));
+        // The time of several attempts is mostly pauses.
+        if bytes >= OBJECT_BYTES_MIN && attempts == 1 {
+            let rate = bytes.saturating_mul(1_000_000) / micros;
+            self.each = Some(self.each.map_or(rate, |each| (each * 3 + rate) / 4));
+        }
         if time < OBJECT_TIME / 2 {
             self.quick = self.quick.max(bytes);
         }
@@ -193,7 +202,18 @@ mod tests {
         let mut flow = Flow::new(Pace::FULL);
         flow.sent(1 << 20, Duration::from_secs(1), 1);
         assert_eq!(flow.target(Some(Duration::from_millis(300))), Some(((1 << 20) * 300 / 1000) / 3 * 2));
+        assert_eq!(flow.target(Some(Duration::from_millis(80))), Some(OBJECT_BYTES_MIN));
         assert_eq!(flow.target(Some(Duration::from_millis(30))), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tiny_object_or_a_repeated_one_tells_nothing_of_the_rate() {
+        let mut flow = Flow::new(Pace::FULL);
+        flow.sent(6, Duration::from_millis(50), 1);
+        flow.sent(64 << 10, Duration::from_secs(9), 4);
+        assert_eq!(flow.target(Some(Duration::from_secs(20))), Some(1 << 20), "all the rest is still tried");
+        assert_eq!(flow.target(Some(Duration::from_millis(60))), Some(1 << 20));
+        assert_eq!(flow.target(Some(Duration::from_millis(40))), None, "no answer came that quickly");
     }
 
     #[tokio::test(start_paused = true)]
