@@ -8,6 +8,7 @@
 //! * `intake`, [`watch`]: what reaches the agent; `evacuator`: the driver of core's machine; `hands`: one
 //!   function a stage.
 //! * [`process`]: the workload's processes; `holding`: the claim as the stages see it; `renewal`: its heartbeat.
+//! * [`ports`]: queues and tables, as this crate asks for them.
 //! * [`dirs`], [`record`]: what is kept on this machine; [`control`]: the socket; [`summary`]: the result.
 //!
 //! The bytes move in `lifeboat-snapshot`; the metadata service is asked in `lifeboat-imds`.
@@ -22,6 +23,7 @@ mod evacuator;
 mod hands;
 mod holding;
 mod intake;
+pub mod ports;
 mod precopy;
 pub mod process;
 pub mod record;
@@ -37,6 +39,7 @@ pub mod watch;
 
 pub use config::{Config, ConfigError, Settings};
 pub use hands::{MakeProgress, Site, bytes_text};
+pub use ports::Ports;
 pub use ring::LogRing;
 pub use run::{RunEnd, Ui, run};
 pub use setup::{RunError, Setup};
