@@ -57,6 +57,13 @@ pub struct Config {
     pub claim_wait: Option<Span>,
     /// Globs with priorities: the first that matches counts; files that none matches have 100.
     pub priority: Vec<PriorityRule>,
+    /// The application whose workers share tasks: a task's partial result is found by every worker of the same
+    /// application in the same store. Default: the workload's name.
+    pub application: Option<String>,
+    /// Where the state goes beside the store: `dynamodb://TABLE`.
+    pub state: Option<String>,
+    /// Messages in flight at the notice.
+    pub queue: QueueConfig,
     /// Run before each snapshot.
     pub before_snapshot: Option<HookConfig>,
     /// Run after each snapshot.
@@ -87,6 +94,40 @@ pub struct HookConfig {
     pub command: Vec<String>,
     /// It is killed after so long.
     pub timeout: Option<Span>,
+}
+
+/// `[queue]`
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueueConfig {
+    /// What becomes of messages in flight: `"release"`, or `{ extend = "300s" }`.
+    pub on_interrupt: Option<OnInterrupt>,
+    /// Receipts that the application keeps in a file, relative to the work directory, beside those it registered.
+    pub receipts_file: Option<PathBuf>,
+    /// The queue of receipts in that file which do not name theirs.
+    pub url: Option<String>,
+}
+
+/// What becomes of a message in flight when its worker is interrupted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnInterrupt {
+    /// It is visible again at once, after its partial result is stored.
+    #[default]
+    Release,
+    /// It stays invisible for so long, counted from the hand-back.
+    Extend(Span),
+}
+
+impl OnInterrupt {
+    /// How long the message stays invisible.
+    #[must_use]
+    pub const fn visibility(self) -> std::time::Duration {
+        match self {
+            Self::Release => std::time::Duration::ZERO,
+            Self::Extend(span) => span.0.to_duration(),
+        }
+    }
 }
 
 /// `[command]`
@@ -208,6 +249,16 @@ pub struct Settings {
     pub log_files: Vec<PathBuf>,
     /// How many lines.
     pub log_lines: usize,
+    /// Whose workers share tasks; `None`: the workload's alone.
+    pub application: Option<lifeboat_snapshot::WorkloadName>,
+    /// Where the state goes beside the store.
+    pub state: Option<String>,
+    /// What becomes of messages in flight.
+    pub on_interrupt: OnInterrupt,
+    /// Relative to the work directory.
+    pub receipts_file: PathBuf,
+    /// The queue of receipts in that file which do not name theirs.
+    pub queue_url: Option<String>,
 }
 
 /// What is wrong with a configuration.
@@ -267,6 +318,9 @@ const HOOK_TIMEOUT: Millis = Millis::from_secs(10);
 /// Longer than any evacuation lasts.
 const HOOK_TIMEOUT_MAX: Millis = Millis::from_secs(600);
 
+/// Source: Amazon SQS API Reference, `ChangeMessageVisibility` (0 to 43200 seconds), read November 2026.
+const VISIBILITY_MAX: std::time::Duration = std::time::Duration::from_secs(43_200);
+
 /// Each round looks at every file.
 const PRECOPY_MIN: Millis = Millis::from_secs(1);
 
@@ -319,6 +373,23 @@ impl Config {
         if state_file.is_absolute() || escapes {
             return Err(senseless("state_file", "must be a path inside the work directory"));
         }
+        let receipts_file =
+            self.queue.receipts_file.clone().unwrap_or_else(|| PathBuf::from("active_receipts.json"));
+        if receipts_file.components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
+            return Err(senseless("queue.receipts_file", "must be a path inside the work directory"));
+        }
+        let on_interrupt = self.queue.on_interrupt.unwrap_or_default();
+        if on_interrupt.visibility() > VISIBILITY_MAX {
+            return Err(senseless("queue.on_interrupt", "must extend by 12h at most"));
+        }
+        let application = match &self.application {
+            Some(name) => {
+                Some(name.parse().map_err(|error: lifeboat_snapshot::workload::ParseWorkloadNameError| {
+                    senseless("application", &error.to_string())
+                })?)
+            }
+            None => None,
+        };
         if self.signal_file.as_ref().is_some_and(|path| path.is_relative()) {
             return Err(senseless("signal_file", "must be an absolute path"));
         }
@@ -352,6 +423,11 @@ impl Config {
             priorities: self.priorities()?,
             state_file,
             signal_file: self.signal_file.clone(),
+            application,
+            state: self.state.clone(),
+            on_interrupt,
+            receipts_file,
+            queue_url: self.queue.url.clone(),
             log_files: self.log_files.clone(),
             log_lines: usize::try_from(self.log_lines.unwrap_or(100)).unwrap_or(usize::MAX),
         })
@@ -586,6 +662,10 @@ mod tests {
             ("signal_file = \"x\"", "signal_file"),
             ("exclude = [\"a[\"]", "exclude"),
             ("[evacuation]\ngrace = \"0s\"", "evacuation.grace"),
+            ("application = \"a/b\"", "application"),
+            ("[queue]\nreceipts_file = \"../x\"", "queue.receipts_file"),
+            ("[queue]\non_interrupt = { extend = \"13h\" }", "queue.on_interrupt"),
+            ("[queue]\non_interrupt = \"drop\"", "on_interrupt"),
             ("[evacuation.drain]\nminimum = \"9s\"\nmaximum = \"3s\"", "evacuation.drain"),
             ("[evacuation]\ngrace = \"5 parsecs\"", "duration"),
             ("[evacuation]\ngrace = \"-5s\"", "negative"),

@@ -9,6 +9,7 @@
 //!   function a stage.
 //! * [`process`]: the workload's processes; `apart`: those that are none of it; [`hooks`]: the commands around a
 //!   snapshot; `holding`: the claim as the stages see it; `renewal`: its heartbeat.
+//! * [`ports`]: queues and tables, as this crate asks for them.
 //! * [`dirs`], [`record`]: what is kept on this machine; [`control`]: the socket; [`summary`]: the result.
 //!
 //! The bytes move in `lifeboat-snapshot`; the metadata service is asked in `lifeboat-imds`.
@@ -25,6 +26,7 @@ mod hands;
 mod holding;
 pub mod hooks;
 mod intake;
+pub mod ports;
 mod precopy;
 pub mod process;
 pub mod record;
@@ -40,6 +42,7 @@ pub mod watch;
 
 pub use config::{Config, ConfigError, Settings};
 pub use hands::{MakeProgress, Site, bytes_text};
+pub use ports::Ports;
 pub use ring::LogRing;
 pub use run::{RunEnd, Ui, run};
 pub use setup::{RunError, Setup};

@@ -32,6 +32,7 @@ use crate::evacuator::{Evacuator, Target};
 use crate::hands::{MakeProgress, Site, chain};
 use crate::holding::{Holding, SharedClaim, descends};
 use crate::intake::{Event, Intake};
+use crate::ports::Ports;
 use crate::precopy::Precopy;
 use crate::process::{Life, Mark, Workload};
 use crate::record::{Record, RecordFile};
@@ -48,6 +49,8 @@ pub struct Ui {
     pub ring: LogRing,
     /// For progress bars.
     pub progress: MakeProgress,
+    /// Queues and tables.
+    pub ports: Ports,
 }
 
 impl std::fmt::Debug for Ui {
