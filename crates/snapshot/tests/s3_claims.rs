@@ -90,13 +90,13 @@ async fn of_sixteen_machines_that_wait_for_a_frozen_one_exactly_one_takes_over_a
     frozen.commit(saved.manifest.clone()).await.expect("the owner");
     // It says nothing for longer than its lease, on the clocks of those who wait. The winner's own is long: whoever
     // else gets the work has not raced well.
-    let (winners, mut won) = tokio::sync::mpsc::unbounded_channel();
+    let (winners, mut won) = tokio::sync::mpsc::channel(16);
     let mut racing = tokio::task::JoinSet::new();
     for number in 0..16 {
         let (work, winners) = (world.machine(), winners.clone());
         racing.spawn(async move {
             if let Ok(acquired) = acquire(&work, &claimant(number), soon()).await {
-                let _ = winners.send(acquired); // the test is over
+                let _ = winners.send(acquired).await; // the test is over
             }
         });
     }
