@@ -17,19 +17,19 @@ use tokio::runtime::Runtime;
 
 /// A whole recovery point, made by this program: what surrounds the bytes that come in.
 #[derive(Debug)]
-pub struct Surroundings {
+pub(crate) struct Surroundings {
     /// Its manifest, whose place hostile ones take.
-    pub manifest: (String, Vec<u8>),
+    pub(crate) manifest: (String, Vec<u8>),
     /// A delta of it.
-    pub delta: (String, Vec<u8>),
+    pub(crate) delta: (String, Vec<u8>),
     /// The data objects of both.
-    pub objects: Vec<(String, Vec<u8>)>,
+    pub(crate) objects: Vec<(String, Vec<u8>)>,
     /// The journal that leads to both.
-    pub records: Vec<(String, Vec<u8>)>,
+    pub(crate) records: Vec<(String, Vec<u8>)>,
 }
 
 /// Where the seeds and the surroundings lie.
-pub fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "fuzz"]
         .iter()
         .collect::<PathBuf>()
@@ -97,12 +97,12 @@ impl Surroundings {
     }
 }
 
-pub fn name() -> WorkloadName {
+pub(crate) fn name() -> WorkloadName {
     "work".parse().expect("a valid name")
 }
 
 /// What is in a compressed manifest.
-pub fn text(compressed: &[u8]) -> String {
+pub(crate) fn text(compressed: &[u8]) -> String {
     String::from_utf8(zstd::decode_all(compressed).expect("honest")).expect("lines of JSON")
 }
 
@@ -120,19 +120,19 @@ fn reference(key: &str, bytes: &[u8]) -> ManifestRef {
 }
 
 /// A compressed manifest.
-pub fn manifest(bytes: &[u8]) {
+pub(crate) fn manifest(bytes: &[u8]) {
     if let Ok(manifest) = decode(bytes, &name()) {
         assert_is_safe(&manifest);
     }
 }
 
 /// The lines of a manifest.
-pub fn lines(bytes: &[u8]) {
+pub(crate) fn lines(bytes: &[u8]) {
     manifest(&zstd::encode_all(bytes, 1).expect("compressible"));
 }
 
 /// The lines of a delta, whose base is honest.
-pub fn delta(bytes: &[u8]) {
+pub(crate) fn delta(bytes: &[u8]) {
     let compressed = zstd::encode_all(bytes, 1).expect("compressible");
     let key = SURROUNDINGS.delta.0.as_str();
     let workload = SURROUNDINGS.store(Some((key, &compressed)));
@@ -142,7 +142,7 @@ pub fn delta(bytes: &[u8]) {
 }
 
 /// The base, as lines, of an honest delta: hashes tell.
-pub fn base(bytes: &[u8]) {
+pub(crate) fn base(bytes: &[u8]) {
     let compressed = zstd::encode_all(bytes, 1).expect("compressible");
     let workload = SURROUNDINGS.store(Some((&SURROUNDINGS.manifest.0, &compressed)));
     let (key, sound) = (&SURROUNDINGS.delta.0, &SURROUNDINGS.delta.1);
@@ -151,7 +151,7 @@ pub fn base(bytes: &[u8]) {
 }
 
 /// A data object: one of small files, one compressed, one with blocks of a large file; all are tried.
-pub fn object(bytes: &[u8]) {
+pub(crate) fn object(bytes: &[u8]) {
     for (key, honest) in &SURROUNDINGS.objects {
         let workload = SURROUNDINGS.store(Some((key, bytes)));
         let (manifest, sound) = &SURROUNDINGS.manifest;
@@ -166,7 +166,7 @@ pub fn object(bytes: &[u8]) {
 }
 
 /// The newest record of a journal.
-pub fn record(bytes: &[u8]) {
+pub(crate) fn record(bytes: &[u8]) {
     let (key, _) = SURROUNDINGS.records.last().expect("some");
     let workload = SURROUNDINGS.store(Some((key, bytes)));
     run(async {
