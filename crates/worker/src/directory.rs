@@ -157,7 +157,8 @@ impl DirectoryQueue {
             }
             // Extended in the moment between the look and the rename: it is still theirs.
             let until = fs::metadata(&taken).and_then(|meta| meta.modified());
-            if path.starts_with(self.dir.join("flight")) && until.is_ok_and(|until| until > SystemTime::now()) {
+            if path.starts_with(self.dir.join("flight")) && until.is_ok_and(|until| until > SystemTime::now())
+            {
                 let _ = fs::rename(&taken, &path); // gone: taken on
                 continue;
             }
@@ -335,7 +336,8 @@ mod tests {
     fn a_receipt_never_leads_out_of_the_queue() {
         let (temp, queue) = queue(LONG);
         fs::write(temp.path().join("secret.1"), "s").expect("written");
-        for receipt in ["../../secret.1", "../secret.1.2", "/etc/passwd", "", ".", "x", "a.1/../../secret.1"] {
+        for receipt in ["../../secret.1", "../secret.1.2", "/etc/passwd", "", ".", "x", "a.1/../../secret.1"]
+        {
             assert!(matches!(queue.delete(receipt), Err(QueueError::Stale)), "{receipt}");
             assert!(matches!(queue.change_visibility(receipt, Duration::ZERO), Err(QueueError::Stale)));
         }
