@@ -8,11 +8,13 @@
 //! * `intake`, [`watch`]: what reaches the agent; `evacuator`: the driver of core's machine; `hands`: one
 //!   function a stage.
 //! * [`process`]: the workload's processes; `holding`: the claim as the stages see it; `renewal`: its heartbeat.
+//! * `app`: the interface for the application: tasks, partial results, messages.
 //! * [`ports`]: queues and tables, as this crate asks for them.
 //! * [`dirs`], [`record`]: what is kept on this machine; [`control`]: the socket; [`summary`]: the result.
 //!
 //! The bytes move in `lifeboat-snapshot`; the metadata service is asked in `lifeboat-imds`.
 
+mod app;
 mod before;
 mod begin;
 pub mod clock;
