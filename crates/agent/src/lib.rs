@@ -7,13 +7,15 @@
 //!   work directory needs; `resume`: taking over from a dead agent; [`standalone`]: `lifeboat evacuate`.
 //! * `intake`, [`watch`]: what reaches the agent; `evacuator`: the driver of core's machine; `hands`: one
 //!   function a stage.
-//! * [`process`]: the workload's processes; `holding`: the claim as the stages see it; `renewal`: its heartbeat.
 //! * `app`: the interface for the application: tasks, partial results, messages.
+//! * [`process`]: the workload's processes; `apart`: those that are none of it; [`hooks`]: the commands around a
+//!   snapshot; `holding`: the claim as the stages see it; `renewal`: its heartbeat.
 //! * [`ports`]: queues and tables, as this crate asks for them.
 //! * [`dirs`], [`record`]: what is kept on this machine; [`control`]: the socket; [`summary`]: the result.
 //!
 //! The bytes move in `lifeboat-snapshot`; the metadata service is asked in `lifeboat-imds`.
 
+mod apart;
 mod app;
 mod before;
 mod begin;
@@ -24,6 +26,7 @@ pub mod dirs;
 mod evacuator;
 mod hands;
 mod holding;
+pub mod hooks;
 mod intake;
 pub mod ports;
 mod precopy;

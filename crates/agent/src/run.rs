@@ -108,6 +108,8 @@ pub async fn run(setup: &Setup, command: &[OsString], ui: Ui) -> Result<RunEnd, 
     let clock = LocalClock::start();
     let mut run = Run { setup, site, intake, clock, file, record, has_unsaved: false };
     let end = Box::pin(run.whole(command)).await;
+    // What is owed to a database that was told to hold still; bounded by its own time-out.
+    run.site.hooks.settle().await;
     drop(run); // whoever still waits for an answer is told that there is none
     server.close().await;
     end

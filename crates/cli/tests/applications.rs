@@ -30,7 +30,11 @@ fn kept(world: &World) -> Vec<String> {
     let mut open = vec![world.store().join("app")];
     while let Some(dir) = open.pop() {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            if entry.path().is_dir() { open.push(entry.path()) } else { found.push(entry.path().display().to_string()) }
+            if entry.path().is_dir() {
+                open.push(entry.path())
+            } else {
+                found.push(entry.path().display().to_string())
+            }
         }
     }
     found
@@ -159,9 +163,8 @@ fn the_saved_state_tells_of_the_tasks_and_a_message_in_flight_is_given_back() {
     for _ in 0..3 {
         queue.send(b"x").expect("sent");
     }
-    let mut receipts = (0..3).map(|_| {
-        queue.receive(Duration::ZERO).expect("received").expect("there is one").receipt
-    });
+    let mut receipts =
+        (0..3).map(|_| queue.receive(Duration::ZERO).expect("received").expect("there is one").receipt);
     let mut run = machine.run(&[], "while :; do sleep 0.1; done");
     let socket = socket(&machine, "w");
     let post = |path: &str, body: String| {
@@ -202,7 +205,8 @@ fn messages_of_an_agent_that_was_killed_are_given_back_when_it_is_started_again(
     let mut run = machine.run(&[], "while :; do sleep 0.1; done");
     let socket = socket(&machine, "w");
     let body = format!("{{\"queue\": \"{}\", \"receipt\": \"{}\"}}", queue.url(), message.receipt);
-    let request = Curl { method: "POST".into(), path: "/v1/receipts".into(), content_type: String::new(), body };
+    let request =
+        Curl { method: "POST".into(), path: "/v1/receipts".into(), content_type: String::new(), body };
     assert!(ask(&socket, &request).starts_with("HTTP/1.1 201"));
     let spool = machine.agent("w").join("tasks.json");
     eventually("it is kept on this machine", || spool.exists());
