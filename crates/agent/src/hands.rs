@@ -329,7 +329,11 @@ pub(crate) async fn save_state(
         None if handed.is_nothing() && notes.is_empty() => {
             Handed::new(Report::Nothing, format!("there is no {}", site.settings.state_file.display()))
         }
-        None => Handed::new(if is_whole { Report::Done } else { Report::Partly }, notes.join("; ")),
+        None => {
+            let did_something = handed.stored + handed.given_back > 0;
+            let rest = if did_something { Report::Partly } else { Report::Failed };
+            Handed::new(if is_whole { Report::Done } else { rest }, notes.join("; "))
+        }
         Some(Ok((stored, text))) => Handed {
             report: if is_whole { Report::Done } else { Report::Partly },
             detail: [vec![text], notes].concat().join("; "),

@@ -129,10 +129,13 @@ impl<Q: Queue + 'static> Consumer<Q> {
         let Job { message, task, is_lost, .. } = job;
         match handled {
             Handled::Done => {
+                // First what is kept of the task, then the message: killed in between, it is done once more, and
+                // nothing is left that nobody would ever delete.
+                let ended = task.done();
                 self.delete(&message);
                 drop(heartbeat);
                 consumed.done += 1;
-                task.done()
+                ended
             }
             Handled::Failed(_) => {
                 drop(heartbeat);
