@@ -13,6 +13,7 @@ use lifeboat_core::time::Millis;
 use lifeboat_snapshot::save::Pace;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::cloud::{AlertsConfig, AutoScalingConfig, AwsConfig, Cloud, MetricsConfig};
 use crate::hooks::Hook;
 use crate::signal::Signal;
 
@@ -66,6 +67,14 @@ pub struct Config {
     pub state: Option<String>,
     /// Messages in flight at the notice.
     pub queue: QueueConfig,
+    /// Which AWS.
+    pub aws: AwsConfig,
+    /// The Auto Scaling group's lifecycle hook.
+    pub auto_scaling: AutoScalingConfig,
+    /// Where metrics go.
+    pub metrics: MetricsConfig,
+    /// Who is told of an evacuation.
+    pub alerts: AlertsConfig,
     /// Run before each snapshot.
     pub before_snapshot: Option<HookConfig>,
     /// Run after each snapshot.
@@ -191,8 +200,12 @@ pub struct EvacuationConfig {
     pub flush_logs: Option<BudgetConfig>,
     /// Budget of the stage `hand_back`.
     pub hand_back: Option<BudgetConfig>,
+    /// Budget of the stage `complete_lifecycle`.
+    pub complete_lifecycle: Option<BudgetConfig>,
     /// Budget of the stage `clean_up`.
     pub clean_up: Option<BudgetConfig>,
+    /// The time given when the Auto Scaling group is about to end this instance.
+    pub lifecycle_grace: Option<Span>,
 }
 
 /// The budget of one stage; what is missing keeps its default.
@@ -268,6 +281,10 @@ pub struct Settings {
     pub application: Option<lifeboat_snapshot::WorkloadName>,
     /// Where the state goes beside the store.
     pub state: Option<String>,
+    /// A cloud's services.
+    pub cloud: Cloud,
+    /// The time from `target-lifecycle-state` = `Terminated` to the end.
+    pub lifecycle_grace: Millis,
     /// What becomes of messages in flight.
     pub on_interrupt: OnInterrupt,
     /// Relative to the work directory.
@@ -317,6 +334,10 @@ const INTERVAL_MAX: Millis = Millis::from_secs(60);
 /// configured it. Source: the Kubernetes documentation, "Pod termination" (30 s); the ECS task definition's
 /// `stopTimeout` (30 s by default, at most 120 s).
 const GRACE: Millis = Millis::from_secs(30);
+
+/// An instance that its group ends waits for its hook, an hour by default; without a hook it is shut down at once, and
+/// SIGTERM tells. As much as a Spot notice gives.
+const LIFECYCLE_GRACE: Millis = Millis::from_secs(120);
 
 /// A lease shorter than this would take work away from a machine that is only slow.
 const LEASE_MIN: Millis = Millis::from_secs(3);
@@ -413,6 +434,7 @@ impl Config {
                 budgets: self.budgets()?,
                 reserve: span(times.reserve, Millis::from_secs(5)),
                 clean_up: self.clean_up.unwrap_or(false),
+                complete_lifecycle: self.auto_scaling.hook.is_some(),
                 snapshot_on_stop: self.snapshot_on_stop.unwrap_or(true),
                 has_workload: true,
             },
@@ -441,6 +463,14 @@ impl Config {
             signal_file: self.signal_file.clone(),
             application,
             state: self.state.clone(),
+            cloud: Cloud {
+                aws: self.aws.clone(),
+                auto_scaling: self.auto_scaling.clone(),
+                metrics: self.metrics.clone(),
+                alerts: self.alerts.clone(),
+            }
+            .checked()?,
+            lifecycle_grace: span(times.lifecycle_grace, LIFECYCLE_GRACE),
             on_interrupt,
             receipts_file,
             queue_url: self.queue.url.clone(),
@@ -489,6 +519,7 @@ impl Config {
                 Stage::SaveState => times.save_state,
                 Stage::FlushLogs => times.flush_logs,
                 Stage::HandBack => times.hand_back,
+                Stage::CompleteLifecycle => times.complete_lifecycle,
                 Stage::CleanUp => times.clean_up,
             }
             .unwrap_or_default();
@@ -544,6 +575,7 @@ const fn default_budget(stage: Stage) -> Budget {
         Stage::SaveState => (100, 8_000, 20_000),
         Stage::FlushLogs => (50, 3_000, 5_000),
         Stage::HandBack => (100, 3_000, 10_000),
+        Stage::CompleteLifecycle => (50, 3_000, 5_000),
         Stage::CleanUp => (100, 5_000, 10_000),
     };
     Budget { minimum: Millis(minimum), wanted: Millis(wanted), maximum: Millis(maximum) }
@@ -569,7 +601,7 @@ fn exclude(globs: &[String]) -> Result<GlobSet, ConfigError> {
     set.build().map_err(|error| senseless("exclude", &error.to_string()))
 }
 
-fn senseless(key: &str, problem: &str) -> ConfigError {
+pub(crate) fn senseless(key: &str, problem: &str) -> ConfigError {
     ConfigError::Senseless { key: key.to_owned(), problem: problem.to_owned() }
 }
 

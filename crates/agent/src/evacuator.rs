@@ -19,6 +19,8 @@ use crate::clock::LocalClock;
 use crate::dirs::{Outlive, write_atomically};
 use crate::hands::{self, Handed, Site, Stored};
 use crate::holding::Holding;
+use crate::lifecycle::Heartbeats;
+use crate::ports::News;
 use crate::process::{Life, Mark, Workload};
 use crate::record::{Record, RecordFile};
 use crate::summary::Summary;
@@ -52,6 +54,7 @@ pub(crate) struct Evacuator {
     sender: mpsc::Sender<Ended>,
     reports: mpsc::Receiver<Ended>,
     wake_at: Option<Timestamp>,
+    heartbeats: Option<Heartbeats>,
 }
 
 #[derive(Debug)]
@@ -92,6 +95,7 @@ impl Evacuator {
             sender,
             reports,
             wake_at: None,
+            heartbeats: None,
         }
     }
 
@@ -215,6 +219,7 @@ impl Evacuator {
         if matches!(reason, Reason::Began { .. }) {
             self.record.saved = crate::record::Saved::default();
             self.record.details = Default::default();
+            self.begun();
         }
         match reason {
             Reason::Survived => self.site.app.withdraw(),
@@ -240,7 +245,9 @@ impl Evacuator {
             }
         }
         if let Some(summary) = &summary {
+            self.heartbeats = None;
             self.keep_summary(summary);
+            self.site.heralds.tell(&News::Ended(Box::new(summary.clone())));
         }
         summary
     }
@@ -250,6 +257,21 @@ impl Evacuator {
         if let Progress::Evacuating { interruption, .. } = self.machine.progress() {
             self.site.app.announce(interruption, now);
         }
+    }
+
+    /// An evacuation begins: who waits for this machine waits on, and who is to know is told.
+    fn begun(&mut self) {
+        let Some(interruption) = self.interruption().cloned() else { return };
+        let wants = self.machine.wants(Stage::CompleteLifecycle, interruption.action);
+        if let Some(lifecycle) = self.site.lifecycle.clone().filter(|_| wants) {
+            let every = self.site.settings.cloud.heartbeat();
+            self.heartbeats = Some(Heartbeats::start(lifecycle, self.site.instance.clone(), every));
+        }
+        self.site.heralds.tell(&News::Begun {
+            workload: self.site.workload.name().to_string(),
+            instance: self.site.instance.clone(),
+            interruption,
+        });
     }
 
     fn start(&mut self, stage: Stage, until: Timestamp) {
@@ -296,6 +318,7 @@ impl Evacuator {
                 Stage::SaveState => hands::save_state(&site, &holding, &interruption, deadline).await,
                 Stage::FlushLogs => hands::flush_logs(&site, &holding, deadline).await,
                 Stage::HandBack => hands::hand_back(&holding, &interruption, saved, deadline).await,
+                Stage::CompleteLifecycle => crate::lifecycle::complete(&site, &deadline).await,
                 Stage::CleanUp => hands::clean(&site, committed).await,
             };
             let _ = sender.send(Ended { stage, start, handed }).await; // the driver is gone: nobody to tell
@@ -329,7 +352,8 @@ impl Evacuator {
 
     pub(crate) fn summary(&self) -> Option<Summary> {
         // The record holds what the machine says: it is replaced in the turn that finishes.
-        Summary::of(&self.record, &self.site)
+        let summary = Summary::of(&self.record, &self.site)?;
+        Some(Summary { not_told: self.site.heralds.failed(), ..summary })
     }
 
     fn keep_summary(&self, summary: &Summary) {

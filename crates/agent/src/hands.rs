@@ -26,9 +26,10 @@ use crate::app::App;
 use crate::clock::rfc3339;
 use crate::config::Settings;
 use crate::dirs::{Outlive, write_atomically};
+use crate::heralds::Heralds;
 use crate::holding::{Holding, SharedClaim};
 use crate::hooks::{Hooks, Occasion, Outcome};
-use crate::ports::SavedState;
+use crate::ports::{Lifecycle, SavedState};
 use crate::ring::LogRing;
 use crate::summary::Snapshot;
 
@@ -75,6 +76,10 @@ pub struct Site {
     pub signal_file: PathBuf,
     /// What the application tells.
     pub(crate) app: Arc<App>,
+    /// Who waits for the evacuation.
+    pub(crate) lifecycle: Option<Arc<dyn Lifecycle>>,
+    /// Who is told of it.
+    pub(crate) heralds: Heralds,
     /// The agent's own last log lines.
     pub ring: LogRing,
     /// For progress bars.

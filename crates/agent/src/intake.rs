@@ -77,7 +77,7 @@ impl Intake {
             ],
             sightings: None,
             requests,
-            watch: Watch::new(setup.settings.patience),
+            watch: Watch::new(setup.settings.patience, setup.settings.lifecycle_grace),
             poller: None,
         };
         if let Some(endpoint) = &setup.metadata {

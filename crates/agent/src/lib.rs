@@ -10,7 +10,8 @@
 //! * `app`: the interface for the application: tasks, partial results, messages.
 //! * [`process`]: the workload's processes; `apart`: those that are none of it; [`hooks`]: the commands around a
 //!   snapshot; `holding`: the claim as the stages see it; `renewal`: its heartbeat.
-//! * [`ports`]: queues and tables, as this crate asks for them.
+//! * [`ports`]: queues, tables and more of a cloud, as this crate asks for them; [`cloud`]: their configuration;
+//!   `lifecycle`, `heralds`: who waits for an evacuation, and who is told of it.
 //! * [`dirs`], [`record`]: what is kept on this machine; [`control`]: the socket; [`summary`]: the result.
 //!
 //! The bytes move in `lifeboat-snapshot`; the metadata service is asked in `lifeboat-imds`.
@@ -20,14 +21,17 @@ mod app;
 mod before;
 mod begin;
 pub mod clock;
+pub mod cloud;
 pub mod config;
 pub mod control;
 pub mod dirs;
 mod evacuator;
 mod hands;
+mod heralds;
 mod holding;
 pub mod hooks;
 mod intake;
+mod lifecycle;
 pub mod ports;
 mod precopy;
 pub mod process;

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lifeboat_core::notice::Interruption;
 use serde::{Deserialize, Serialize};
+
+use crate::summary::Summary;
 
 /// Why a call to a queue or a table failed, by what can be done about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -92,6 +95,51 @@ pub trait StateTable: fmt::Debug + Send + Sync {
     async fn newest(&self, workload: &str, within: Duration) -> Result<Option<SavedState>, PortError>;
 }
 
+/// The Auto Scaling group that waits for this machine before it ends it.
+#[async_trait]
+pub trait Lifecycle: fmt::Debug + Send + Sync {
+    /// Ends the group's waiting. Whether it was waiting at all.
+    ///
+    /// # Errors
+    /// [`PortError`]
+    async fn complete(&self, instance: &str, within: Duration) -> Result<bool, PortError>;
+
+    /// Makes the group wait on. Whether it was waiting at all.
+    ///
+    /// # Errors
+    /// [`PortError`]
+    async fn heartbeat(&self, instance: &str, within: Duration) -> Result<bool, PortError>;
+}
+
+/// What is told of an evacuation.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// It has begun.
+    Begun {
+        /// The workload's name.
+        workload: String,
+        /// This machine's name.
+        instance: String,
+        /// What was announced.
+        interruption: Interruption,
+    },
+    /// It is over.
+    Ended(Box<Summary>),
+}
+
+/// Somebody, or something, that is told.
+#[async_trait]
+pub trait Herald: fmt::Debug + Send + Sync {
+    /// Who or what, without secrets: for the log and the summary.
+    fn name(&self) -> String;
+
+    /// Tells it.
+    ///
+    /// # Errors
+    /// [`PortError`]
+    async fn tell(&self, news: &News, within: Duration) -> Result<(), PortError>;
+}
+
 /// What is beyond the store. The default knows directory queues, and keeps the state in the store alone.
 #[derive(Clone, Debug, Default)]
 pub struct Ports {
@@ -99,4 +147,8 @@ pub struct Ports {
     pub queues: Vec<Arc<dyn Queues>>,
     /// Where the state goes beside the store.
     pub table: Option<Arc<dyn StateTable>>,
+    /// Who waits for the evacuation.
+    pub lifecycle: Option<Arc<dyn Lifecycle>>,
+    /// Who is told of it.
+    pub heralds: Vec<Arc<dyn Herald>>,
 }

@@ -107,7 +107,11 @@ pub async fn run(setup: &Setup, command: &[OsString], ui: Ui) -> Result<RunEnd, 
     let record = file.load();
     let clock = LocalClock::start();
     let mut run = Run { setup, site, intake, clock, file, record, has_unsaved: false };
-    let end = Box::pin(run.whole(command)).await;
+    let mut end = Box::pin(run.whole(command)).await;
+    run.site.heralds.settle().await;
+    if let Ok(RunEnd { summary: Some(summary), .. }) = &mut end {
+        summary.not_told = run.site.heralds.failed();
+    }
     // What is owed to a database that was told to hold still; bounded by its own time-out.
     run.site.hooks.settle().await;
     drop(run); // whoever still waits for an answer is told that there is none
@@ -414,6 +418,7 @@ impl Run<'_> {
         let settings = &self.site.settings;
         let grace = match source {
             Source::Operator | Source::Failure => settings.operator_grace,
+            Source::LifecycleState => settings.lifecycle_grace,
             Source::Sigterm | Source::InstanceAction | Source::TerminationTime => settings.grace,
         };
         let deadline = clock.now() + grace;

@@ -19,6 +19,7 @@ use crate::app::App;
 use crate::config::{Config, ConfigError, LayoutChoice, Settings};
 use crate::dirs::{Dirs, DirsError, Outlive, state_dir, write_atomically};
 use crate::hands::Site;
+use crate::heralds::Heralds;
 use crate::hooks::Hooks;
 use crate::process::StartError;
 use crate::record::agent_id;
@@ -229,6 +230,7 @@ impl Setup {
     /// [`RunError::Store`] when the store cannot be opened.
     pub fn site(&self, instance: String, ui: Ui) -> Result<Site, RunError> {
         let Ui { ring, progress, ports } = ui;
+        let (lifecycle, heralds) = (ports.lifecycle.clone(), Heralds::new(ports.heralds.clone()));
         let store = lifeboat_snapshot::open(&self.store)?;
         let signal_file =
             self.settings.signal_file.clone().unwrap_or_else(|| self.dirs.agent.join("shutdown.signal"));
@@ -268,6 +270,8 @@ impl Setup {
         Ok(Site {
             app,
             hooks,
+            lifecycle,
+            heralds,
             settings: self.settings.clone(),
             workload,
             work_dir: self.work_dir.clone(),

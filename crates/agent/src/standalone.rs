@@ -117,7 +117,8 @@ async fn alone(setup: &Setup, ui: Ui, begun: Timestamp) -> Result<Summary, RunEr
     }
     evacuator.keep_record();
     site.hooks.settle().await;
-    Ok(ended?)
+    site.heralds.settle().await;
+    Ok(Summary { not_told: site.heralds.failed(), ..ended? })
 }
 
 /// Whether the journal says that the work is done. A store that does not answer says nothing.

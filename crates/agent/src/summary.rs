@@ -33,6 +33,9 @@ pub struct Summary {
     pub stages: Vec<StageLine>,
     /// The committed snapshot, if there is one.
     pub snapshot: Option<Snapshot>,
+    /// Who was to be told of it and was not, and why.
+    #[serde(default)]
+    pub not_told: Vec<String>,
 }
 
 /// One stage in the summary.
@@ -124,6 +127,7 @@ impl Summary {
             remaining_ms: interruption.deadline.since(at).0,
             stages: lines,
             snapshot,
+            not_told: Vec::new(),
         }
     }
 
@@ -143,21 +147,24 @@ impl Summary {
             self.instance,
             occasion(&self.interruption),
         );
-        let _ = writeln!(text, "  {:<11} {:>9}  {:<14} detail", "stage", "time", "outcome");
+        let _ = writeln!(text, "  {:<18} {:>9}  {:<14} detail", "stage", "time", "outcome");
         for line in &self.stages {
             let stage = line.stage.to_string();
             let outcome = line.outcome.to_string();
             let took = Millis(line.took_ms).to_string();
-            let row = format!("  {stage:<11} {took:>9}  {outcome:<14} {}", line.detail);
+            let row = format!("  {stage:<18} {took:>9}  {outcome:<14} {}", line.detail);
             let _ = writeln!(text, "{}", row.trim_end());
         }
         let _ = writeln!(
             text,
-            "  {:<11} {:>9}  {} before the deadline",
+            "  {:<18} {:>9}  {} before the deadline",
             "total",
             Millis(self.took_ms).to_string(),
             Millis(self.remaining_ms),
         );
+        for not_told in &self.not_told {
+            let _ = writeln!(text, "  not told: {not_told}");
+        }
         if let Some(snapshot) = &self.snapshot {
             for lost in &snapshot.lost {
                 let _ = writeln!(text, "  not saved: {lost}");

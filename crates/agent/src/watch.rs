@@ -13,6 +13,8 @@ use crate::clock::rfc3339;
 #[derive(Debug)]
 pub struct Watch {
     patience: Patience,
+    /// What the Auto Scaling group's wish to end this instance leaves.
+    lifecycle_grace: Millis,
     clock: ClockDifference,
     seen: Seen,
     /// Which of the two paths announce an interruption that has not become stale.
@@ -50,8 +52,9 @@ pub enum Call {
 impl Watch {
     /// Nothing seen yet.
     #[must_use]
-    pub fn new(patience: Patience) -> Self {
-        Self { patience, clock: ClockDifference::default(), seen: Seen::default(), announced_by: Vec::new() }
+    pub fn new(patience: Patience, lifecycle_grace: Millis) -> Self {
+        let (clock, seen) = (ClockDifference::default(), Seen::default());
+        Self { patience, lifecycle_grace, clock, seen, announced_by: Vec::new() }
     }
 
     /// What was seen.
@@ -104,7 +107,23 @@ impl Watch {
                 let text = state.to_text();
                 tracing::info!(state = text, "target lifecycle state");
                 self.seen.target_lifecycle_state = Some(text);
-                Call::Nothing
+                match state {
+                    // A scale-in, or a rebalance that replaces this instance: it names no instant.
+                    wire::TargetLifecycleState::Terminated => {
+                        let call = Call::Evacuate(Notice {
+                            source: Source::LifecycleState,
+                            action: Action::Terminate,
+                            key: None,
+                            deadline: now + self.lifecycle_grace,
+                        });
+                        self.announced(Watched::TargetLifecycleState, call)
+                    }
+                    wire::TargetLifecycleState::Detached
+                    | wire::TargetLifecycleState::InService
+                    | wire::TargetLifecycleState::Standby
+                    | wire::TargetLifecycleState::Warmed(_)
+                    | wire::TargetLifecycleState::Other(_) => self.no_longer(Watched::TargetLifecycleState),
+                }
             }
             Sighting::ScheduledEvents(events) => {
                 self.seen.scheduled_events = events
@@ -182,14 +201,18 @@ impl Watch {
 
     fn gone(&mut self, watched: Watched) -> Call {
         tracing::info!(?watched, "no longer announced");
-        let was_announced = !self.announced_by.is_empty();
-        self.announced_by.retain(|by| *by != watched);
         match watched {
             Watched::InstanceAction | Watched::TerminationTime => {}
             Watched::Rebalance => self.seen.rebalance = None,
             Watched::TargetLifecycleState => self.seen.target_lifecycle_state = None,
             Watched::ScheduledEvents => self.seen.scheduled_events.clear(),
         }
+        self.no_longer(watched)
+    }
+
+    fn no_longer(&mut self, watched: Watched) -> Call {
+        let was_announced = !self.announced_by.is_empty();
+        self.announced_by.retain(|by| *by != watched);
         if was_announced && self.announced_by.is_empty() { Call::Withdrawn } else { Call::Nothing }
     }
 }
@@ -213,7 +236,7 @@ mod tests {
     use lifeboat_core::clock::ClockSample;
 
     fn watch() -> Watch {
-        Watch::new(Patience { late: Millis(10_000), stale: Millis(60_000) })
+        Watch::new(Patience { late: Millis(10_000), stale: Millis(60_000) }, Millis(90_000))
     }
 
     fn notice(text: &str) -> Sighting {
@@ -248,6 +271,20 @@ mod tests {
         let key = Key(Timestamp(NOW.0 + 120_000));
         let again = watch.take(notice(r#"{"action":"stop","time":"2017-09-18T08:22:00Z"}"#), Some(key), NOW);
         assert!(matches!(again, Call::Expect(_)), "{again:?}");
+    }
+
+    #[test]
+    fn an_instance_that_its_group_ends_is_evacuated_with_a_deadline_of_its_own() {
+        let mut watch = watch();
+        let state = |state| Sighting::TargetLifecycleState(state);
+        let in_service = wire::TargetLifecycleState::InService;
+        assert_eq!(watch.take(state(in_service.clone()), None, NOW), Call::Nothing);
+        let call = watch.take(state(wire::TargetLifecycleState::Terminated), None, NOW);
+        let Call::Evacuate(notice) = call else { panic!("{call:?}") };
+        assert_eq!((notice.source, notice.action), (Source::LifecycleState, Action::Terminate));
+        assert_eq!((notice.deadline, notice.key), (NOW + Millis(90_000), None));
+        assert_eq!(watch.take(state(in_service), None, NOW), Call::Withdrawn);
+        assert_eq!(watch.seen().target_lifecycle_state.as_deref(), Some("InService"));
     }
 
     #[test]

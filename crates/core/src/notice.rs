@@ -49,6 +49,9 @@ pub enum Source {
     InstanceAction,
     /// Instance metadata, `spot/termination-time` (older; knows only terminate).
     TerminationTime,
+    /// Instance metadata, `autoscaling/target-lifecycle-state` = `Terminated`: the group scales in, or replaces
+    /// this instance.
+    LifecycleState,
     /// SIGTERM to the agent, as container platforms send it.
     Sigterm,
     /// `lifeboat evacuate`, by hand or from a remote command.
@@ -197,6 +200,7 @@ impl fmt::Display for Source {
         f.write_str(match self {
             Self::InstanceAction => "instance-action",
             Self::TerminationTime => "termination-time",
+            Self::LifecycleState => "target-lifecycle-state",
             Self::Sigterm => "SIGTERM",
             Self::Operator => "lifeboat evacuate",
             Self::Failure => "the workload's failure",

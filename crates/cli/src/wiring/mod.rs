@@ -1,16 +1,44 @@
-//! What this program brings to an agent beyond the store: which queues and which table, by the configuration.
+//! What this program brings to an agent beyond the store: queues, a table, the group that waits for this machine, and
+//! who is told; all by the configuration. Nothing is asked, read or connected before it is needed.
 
-use anyhow::bail;
+mod aws;
+mod heralds;
+
+use std::sync::Arc;
+
+use anyhow::Context;
 use lifeboat_agent::Ports;
 use lifeboat_agent::config::Settings;
+use lifeboat_agent::ports::{Herald, Lifecycle, Queues, StateTable};
+use lifeboat_aws::{Aws, Options};
 
-/// The queues and the table that the configuration names.
-#[expect(clippy::unused_async, reason = "clients of a cloud are built by asking for credentials")]
-pub(crate) async fn ports(settings: &Settings) -> anyhow::Result<Ports> {
-    if let Some(state) = &settings.state {
-        bail!(
-            "`state = \"{state}\"`: this build keeps the state in the store alone; take the key out of the configuration"
-        );
-    }
-    Ok(Ports::default())
+use aws::{Hook, SqsQueues, Table};
+
+/// Everything that the configuration names.
+pub(crate) fn ports(settings: &Settings) -> anyhow::Result<Ports> {
+    let cloud = &settings.cloud;
+    let aws = Aws::new(Options {
+        region: cloud.aws.region.clone(),
+        profile: cloud.aws.profile.clone(),
+        endpoint: cloud.aws.endpoint.clone(),
+        ..Options::default()
+    });
+    let queues: Arc<dyn Queues> = Arc::new(SqsQueues(aws.sqs()));
+    let table = match &settings.state {
+        Some(url) => {
+            let name = url.strip_prefix("dynamodb://").filter(|name| !name.is_empty());
+            let name = name.with_context(|| {
+                format!("`state = \"{url}\"` names no table this program knows: write \"dynamodb://TABLE\"")
+            })?;
+            let table: Arc<dyn StateTable> = Arc::new(Table { aws: aws.dynamodb(), name: name.to_owned() });
+            Some(table)
+        }
+        None => None,
+    };
+    let scaling = &cloud.auto_scaling;
+    let lifecycle = scaling.hook.clone().map(|hook| -> Arc<dyn Lifecycle> {
+        Arc::new(Hook::new(aws.autoscaling(), scaling.group.clone(), hook, scaling.token.clone()))
+    });
+    let heralds: Vec<Arc<dyn Herald>> = heralds::all(cloud, &aws)?;
+    Ok(Ports { queues: vec![queues], table, lifecycle, heralds })
 }

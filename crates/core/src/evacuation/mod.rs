@@ -141,6 +141,12 @@ impl Evacuation {
         &self.progress
     }
 
+    /// Whether `stage` belongs to an evacuation for `action`.
+    #[must_use]
+    pub const fn wants(&self, stage: Stage, action: Action) -> bool {
+        self.plan.wants(stage, action)
+    }
+
     /// The interruption that was handled last, or is being handled, if it has an identity.
     #[must_use]
     pub fn handled(&self) -> Option<Key> {
@@ -437,7 +443,12 @@ fn need_met(stages: &[StageState; STAGES], stage: Stage) -> bool {
     let committed =
         matches!(outcome(Stage::Snapshot), Some(Outcome::Done | Outcome::Partly | Outcome::Nothing));
     match stage {
-        Stage::Notify | Stage::Drain | Stage::Snapshot | Stage::SaveState | Stage::FlushLogs => true,
+        Stage::Notify
+        | Stage::Drain
+        | Stage::Snapshot
+        | Stage::SaveState
+        | Stage::FlushLogs
+        | Stage::CompleteLifecycle => true,
         Stage::HandBack => committed,
         Stage::CleanUp => committed && outcome(Stage::HandBack) == Some(Outcome::Done),
     }
@@ -451,8 +462,8 @@ fn share_of(
     stage: Stage,
     left: Millis,
 ) -> Millis {
-    /// Levels are numbered from 0 to 4.
-    const LEVELS: usize = 5;
+    /// Levels are numbered from 0 to 5.
+    const LEVELS: usize = 6;
     let nothing = budget::Budget { minimum: Millis::ZERO, wanted: Millis::ZERO, maximum: Millis::ZERO };
     let mut steps = [(nothing, u8::MAX); LEVELS];
     for other in Stage::ALL {

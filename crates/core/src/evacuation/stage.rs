@@ -24,12 +24,14 @@ pub enum Stage {
     FlushLogs,
     /// Give the work back, so that a replacement need not wait for the lease to end.
     HandBack,
+    /// End the Auto Scaling group's waiting for this machine; only where a hook is configured.
+    CompleteLifecycle,
     /// Delete from the work directory what is proven to be stored; only where asked for.
     CleanUp,
 }
 
 /// How many stages there are.
-pub const STAGES: usize = 7;
+pub const STAGES: usize = 8;
 
 impl Stage {
     /// All stages, in the order in which a terminate runs them.
@@ -40,6 +42,7 @@ impl Stage {
         Self::SaveState,
         Self::FlushLogs,
         Self::HandBack,
+        Self::CompleteLifecycle,
         Self::CleanUp,
     ];
 
@@ -60,7 +63,8 @@ impl Stage {
             (Self::Drain, _) | (Self::SaveState | Self::FlushLogs, Action::Hibernate) => 1,
             (Self::Snapshot | Self::SaveState | Self::FlushLogs, _) => 2,
             (Self::HandBack, _) => 3,
-            (Self::CleanUp, _) => 4,
+            (Self::CompleteLifecycle, _) => 4,
+            (Self::CleanUp, _) => 5,
         }
     }
 
@@ -74,7 +78,8 @@ impl Stage {
             Self::HandBack => 3,
             Self::FlushLogs => 4,
             Self::Drain => 5,
-            Self::CleanUp => 6,
+            Self::CompleteLifecycle => 6,
+            Self::CleanUp => 7,
         }
     }
 
@@ -84,7 +89,8 @@ impl Stage {
     pub const fn counts(self) -> bool {
         match self {
             Self::Snapshot | Self::SaveState | Self::FlushLogs | Self::HandBack => true,
-            Self::Notify | Self::Drain | Self::CleanUp => false,
+            // An instance whose hook is not completed waits until the hook's time is over, and holds nothing back.
+            Self::Notify | Self::Drain | Self::CompleteLifecycle | Self::CleanUp => false,
         }
     }
 }
@@ -177,6 +183,8 @@ pub struct Plan {
     pub reserve: Millis,
     /// Delete from the work directory what is proven to be stored.
     pub clean_up: bool,
+    /// Tell the Auto Scaling group that this machine may go.
+    pub complete_lifecycle: bool,
     /// At `stop`, save the files although EBS keeps them. Without it the work stays with this machine.
     pub snapshot_on_stop: bool,
     /// There is a workload process that must end first; without one (a bare `lifeboat evacuate`) nothing drains.
@@ -197,6 +205,8 @@ impl Plan {
             Stage::Drain => self.has_workload && !matches!(action, Action::Hibernate),
             Stage::Snapshot => leaves_machine || matches!(action, Action::Hibernate),
             Stage::HandBack => leaves_machine,
+            // An instance that is stopped is none that the group ends.
+            Stage::CompleteLifecycle => self.complete_lifecycle && matches!(action, Action::Terminate),
             Stage::CleanUp => self.clean_up && leaves_machine,
         }
     }
@@ -217,6 +227,7 @@ impl fmt::Display for Stage {
             Self::SaveState => "save_state",
             Self::FlushLogs => "flush_logs",
             Self::HandBack => "hand_back",
+            Self::CompleteLifecycle => "complete_lifecycle",
             Self::CleanUp => "clean_up",
         })
     }

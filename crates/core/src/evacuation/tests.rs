@@ -26,10 +26,12 @@ fn plan() -> Plan {
             budget(500, 5_000, 10_000),
             budget(500, 3_000, 5_000),
             budget(1_000, 3_000, 10_000),
+            budget(100, 2_000, 5_000),
             budget(1_000, 5_000, 10_000),
         ],
         reserve: Millis(5_000),
         clean_up: true,
+        complete_lifecycle: true,
         snapshot_on_stop: true,
         has_workload: true,
     }
@@ -85,6 +87,7 @@ fn terminate_runs_every_stage_in_order_and_saves_side_by_side() {
             vec![Stage::Drain],
             vec![Stage::Snapshot, Stage::SaveState, Stage::FlushLogs],
             vec![Stage::HandBack],
+            vec![Stage::CompleteLifecycle],
             vec![Stage::CleanUp],
         ]
     );
@@ -123,7 +126,12 @@ fn a_failing_stage_never_blocks_one_that_does_not_need_it() {
             let needs_failed = match stage {
                 Stage::HandBack => failing == Stage::Snapshot,
                 Stage::CleanUp => failing == Stage::Snapshot || failing == Stage::HandBack,
-                Stage::Notify | Stage::Drain | Stage::Snapshot | Stage::SaveState | Stage::FlushLogs => false,
+                Stage::Notify
+                | Stage::Drain
+                | Stage::Snapshot
+                | Stage::SaveState
+                | Stage::FlushLogs
+                | Stage::CompleteLifecycle => false,
             };
             assert_eq!(run.contains(&stage), !needs_failed, "{stage} when {failing} fails");
         }
@@ -343,6 +351,7 @@ fn any_notice(longest: u64) -> impl Strategy<Value = Notice> {
     let sources = prop_oneof![
         Just(Source::InstanceAction),
         Just(Source::TerminationTime),
+        Just(Source::LifecycleState),
         Just(Source::Sigterm),
         Just(Source::Operator)
     ];
@@ -353,8 +362,8 @@ fn any_notice(longest: u64) -> impl Strategy<Value = Notice> {
 prop_compose! {
     fn any_world()(
         first in any_notice(130_000),
-        lengths in prop::array::uniform7(0u64..90_000),
-        reports in prop::array::uniform7(any_report()),
+        lengths in prop::array::uniform8(0u64..90_000),
+        reports in prop::array::uniform8(any_report()),
         notices in prop::collection::vec((0u64..130_000, any_notice(200_000)), 0..4),
         crashes in prop::collection::vec(0u64..130_000, 0..4),
         clean_up in any::<bool>(),

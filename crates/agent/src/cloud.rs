@@ -1,0 +1,119 @@
+//! The sections of the configuration that name a cloud's services, checked. What speaks to them is handed in with
+//! [`crate::Ports`].
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{ConfigError, Span, senseless};
+
+/// Between two heartbeats, where nothing else is configured. A hook's own time-out is 30 s at least.
+/// Source: Auto Scaling API reference, `PutLifecycleHook` (read 2023).
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// `[aws]`: which AWS; what is missing is found as the AWS SDKs find it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AwsConfig {
+    /// Such as `eu-west-1`.
+    pub region: Option<String>,
+    /// A profile of the shared files.
+    pub profile: Option<String>,
+    /// In place of every service's address.
+    pub endpoint: Option<String>,
+}
+
+/// `[auto_scaling]`: the lifecycle hook that waits for the evacuation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AutoScalingConfig {
+    /// The group; default: the one that the instance is in.
+    pub group: Option<String>,
+    /// The hook. Without it no lifecycle action is completed.
+    pub hook: Option<String>,
+    /// The token of the lifecycle action, where whoever starts `lifeboat evacuate` has it from the event.
+    pub token: Option<String>,
+    /// Between two heartbeats while the evacuation lasts.
+    pub heartbeat: Option<Span>,
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// The CloudWatch namespace. Without it nothing is published.
+    pub namespace: Option<String>,
+}
+
+/// `[alerts]`: who is told at the start and at the end of an evacuation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AlertsConfig {
+    /// An SNS topic's ARN.
+    pub sns: Option<String>,
+    /// The environment variable that holds the address of a Slack-compatible webhook: the address is a secret.
+    pub webhook_env: Option<String>,
+    /// Said at the start, with `{workload}`, `{instance}`, `{action}`, `{sources}`, `{deadline}`.
+    pub start: Option<String>,
+    /// Said at the end, with `{verdict}`, `{took}` and `{table}`, too.
+    pub end: Option<String>,
+    /// Where an incomplete evacuation is told in place of the above.
+    pub critical: ChannelConfig,
+}
+
+/// `[alerts.critical]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChannelConfig {
+    /// An SNS topic's ARN.
+    pub sns: Option<String>,
+    /// The environment variable that holds the address of a webhook.
+    pub webhook_env: Option<String>,
+}
+
+/// The checked sections.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cloud {
+    /// Which AWS.
+    pub aws: AwsConfig,
+    /// The hook.
+    pub auto_scaling: AutoScalingConfig,
+    /// Where metrics go.
+    pub metrics: MetricsConfig,
+    /// Who is told.
+    pub alerts: AlertsConfig,
+}
+
+impl Cloud {
+    /// Checks what the configuration says.
+    pub(crate) fn checked(self) -> Result<Self, ConfigError> {
+        let scaling = &self.auto_scaling;
+        if scaling.hook.is_none() && (scaling.group.is_some() || scaling.token.is_some()) {
+            return Err(senseless("auto_scaling.hook", "must be given with `group` or `token`"));
+        }
+        if scaling.heartbeat.is_some_and(|span| span.0.to_duration() < Duration::from_secs(1)) {
+            return Err(senseless("auto_scaling.heartbeat", "must be at least 1s"));
+        }
+        let namespace = self.metrics.namespace.as_deref();
+        // Source: CloudWatch API reference, `PutMetricData` (read 2023).
+        if namespace.is_some_and(|name| name.is_empty() || name.len() > 255 || name.starts_with("AWS/")) {
+            return Err(senseless(
+                "metrics.namespace",
+                "must have 1 to 255 characters and not begin with `AWS/`",
+            ));
+        }
+        let topics = [("alerts.sns", &self.alerts.sns), ("alerts.critical.sns", &self.alerts.critical.sns)];
+        for (key, topic) in topics {
+            if topic.as_deref().is_some_and(|arn| !arn.starts_with("arn:")) {
+                return Err(senseless(key, "must be the ARN of a topic: `arn:aws:sns:REGION:ACCOUNT:NAME`"));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Between two heartbeats.
+    #[must_use]
+    pub fn heartbeat(&self) -> Duration {
+        self.auto_scaling.heartbeat.map_or(HEARTBEAT, |span| span.0.to_duration())
+    }
+}
