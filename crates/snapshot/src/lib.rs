@@ -28,7 +28,6 @@ pub mod journal;
 mod known;
 pub mod lease;
 pub mod manifest;
-mod order;
 pub mod partial;
 pub mod path;
 mod plain;
