@@ -299,7 +299,7 @@ fn a_rebalance_recommendation_and_scheduled_events_are_logged_and_shown_and_star
     let mut run = start(&machine, &[], HOLDS_OUT);
     let control = &imds(&machine).control;
     control.rebalance(Some(RebalancePlan::default()));
-    control.target_lifecycle_state(Some(StatePlan { after: Millis::ZERO, state: "Terminated".into() }));
+    control.target_lifecycle_state(Some(StatePlan { after: Millis::ZERO, state: "Standby".into() }));
     control.scheduled_events(vec![ScheduledEvent {
         code: "instance-stop".into(),
         description: "The instance is running on degraded hardware".into(),
