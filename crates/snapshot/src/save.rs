@@ -168,6 +168,7 @@ pub async fn save(workload: &Workload, claim: &ClaimId, options: &SaveOptions) -
     };
     let retired = options.base.as_ref().map(|base| base.retired()).unwrap_or_default();
     let mut plan = assemble::Plan::new(scan, options.base.as_ref(), &retired);
+    options.progress.due(&options.deadline);
     let (files, bytes) = plan.to_read();
     options.progress.planned(files, bytes);
     let plain = store_plain(workload, &header, (&mut plan, &dirs), options, &reserve).await;
