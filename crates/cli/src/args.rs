@@ -59,6 +59,11 @@ pub(crate) enum Command {
     /// Work with the configuration file.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the least IAM policy that a configuration needs.
+    Policy {
+        /// The configuration file.
+        file: PathBuf,
+    },
     /// Watch all of it, for real, in a temporary folder, in under a minute.
     Demo(DemoArgs),
     /// Serve a simulated ECS fleet over AWS's wire protocols, on loopback, with a live page.

@@ -76,6 +76,7 @@ async fn dispatch(cli: Cli, ring: lifeboat_agent::LogRing) -> anyhow::Result<u8>
             Ok(0)
         }
         Command::Config(ConfigCommand::Check { file }) => commands::config::check(&file, json),
+        Command::Policy { file } => commands::policy::print(&file),
         Command::Demo(args) => demo::demo(&args, json).await,
         Command::Lab(args) => commands::lab::serve(*args, json).await,
         Command::MockImds(args) => commands::mock::serve(*args).await,

@@ -3,9 +3,11 @@
 
 mod harness;
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use harness::{Machine, Running, World, eventually};
+use lifeboat_aws::Operation;
 use lifeboat_aws::testing::{Moto, Reply, Wire, environment};
 use lifeboat_core::time::Millis;
 use lifeboat_imds::mock::{NoticePlan, StatePlan};
@@ -42,7 +44,8 @@ fn start(machine: &Machine, config: &str, endpoint: &str) -> Running {
     machine.configure(config);
     let config = machine.dir.join("lifeboat.toml").to_string_lossy().into_owned();
     let mut command = machine.lifeboat(&["run", "--config", &config, "--", "/bin/sh", "-c", WORKER]);
-    for (name, value) in environment(endpoint).into_iter().filter(|(name, _)| *name != "AWS_EC2_METADATA_DISABLED")
+    for (name, value) in
+        environment(endpoint).into_iter().filter(|(name, _)| *name != "AWS_EC2_METADATA_DISABLED")
     {
         command.env(name, value);
     }
@@ -66,7 +69,8 @@ fn stage(summary: &Value, name: &str) -> (String, String) {
 
 /// Moto in front of which lifecycle actions wait and metrics are taken.
 fn with_hook(moto: &Moto) -> Wire {
-    Wire::start(Some(&moto.url()), |request| match request.operation.as_str() {
+    Wire::start(Some(&moto.url()), |request| {
+        match request.operation.as_str() {
         "CompleteLifecycleAction" | "RecordLifecycleActionHeartbeat" | "PutMetricData" => Reply::Ok(String::new()),
         "DescribeAutoScalingInstances" => Reply::Ok(
             "<AutoScalingInstances><member><InstanceId>i-one</InstanceId><AutoScalingGroupName>fleet\
@@ -74,6 +78,7 @@ fn with_hook(moto: &Moto) -> Wire {
                 .to_owned(),
         ),
         _ => Reply::Forward,
+    }
     })
 }
 
@@ -109,8 +114,16 @@ fn the_whole_set_up_of_the_guide_does_every_step() {
     let not_told = &summary["not_told"];
     // Notified: the file, and the stop signal.
     assert!(fs::read_to_string(machine.dir.join("shutdown.signal")).expect("written").contains("terminate"));
-    for name in ["notify", "drain", "snapshot", "save_state", "flush_logs", "hand_back", "complete_lifecycle", "clean_up"]
-    {
+    for name in [
+        "notify",
+        "drain",
+        "snapshot",
+        "save_state",
+        "flush_logs",
+        "hand_back",
+        "complete_lifecycle",
+        "clean_up",
+    ] {
         assert_eq!(stage(&summary, name).0, "done", "{name}: {summary:#}");
     }
     // The state, with the interruption, in the table.
@@ -135,7 +148,8 @@ fn the_whole_set_up_of_the_guide_does_every_step() {
     // The group was told that the instance may go, and to wait until then.
     let complete = wire.requests_of("CompleteLifecycleAction");
     let form = complete[0].text();
-    for part in ["AutoScalingGroupName=fleet", "InstanceId=i-one", "cis-file-search-terminating", "CONTINUE"] {
+    for part in ["AutoScalingGroupName=fleet", "InstanceId=i-one", "cis-file-search-terminating", "CONTINUE"]
+    {
         assert!(form.contains(part), "{form}");
     }
     assert!(!wire.requests_of("RecordLifecycleActionHeartbeat").is_empty());
@@ -143,7 +157,10 @@ fn the_whole_set_up_of_the_guide_does_every_step() {
     let alerts = moto.drain_queue(&heard);
     assert_eq!(alerts.len(), 2, "start and end: {alerts:?}, {not_told}");
     assert!(alerts.iter().any(|text| text.contains("terminate announced by instance-action")), "{alerts:?}");
-    assert!(alerts.iter().any(|text| text.contains("is complete") && text.contains("save_state")), "{alerts:?}");
+    assert!(
+        alerts.iter().any(|text| text.contains("is complete") && text.contains("save_state")),
+        "{alerts:?}"
+    );
     let mut metrics = Vec::new();
     for request in wire.requests_of("PutMetricData") {
         let data = request.json().expect("readable");
@@ -156,6 +173,32 @@ fn the_whole_set_up_of_the_guide_does_every_step() {
     metrics.sort();
     let wanted = ["DataEvacuationSuccess", "EvacuationTime", "SpotInterruption", "SpotInterruptionHandled"];
     assert_eq!(metrics, wanted);
+    // What was called is what the policy allows, and all of it but the reading of the state.
+    let config = machine.dir.join("lifeboat.toml").to_string_lossy().into_owned();
+    let printed = machine.lifeboat(&["policy", &config]).output().expect("started");
+    let policy: Value = serde_json::from_slice(&printed.stdout).expect("JSON");
+    let statements = policy["Statement"].as_array().expect("a list");
+    let allowed: BTreeSet<&str> = statements
+        .iter()
+        .flat_map(|statement| statement["Action"].as_array().expect("a list"))
+        .filter_map(Value::as_str)
+        .collect();
+    let called: BTreeSet<&'static Operation> = wire
+        .requests()
+        .iter()
+        .map(|request| {
+            let found = Operation::ALL.iter().find(|operation| operation.name() == request.operation);
+            found.unwrap_or_else(|| panic!("{request:?}"))
+        })
+        .collect();
+    for operation in &called {
+        let is_allowed = operation.iam_actions().iter().any(|action| allowed.contains(action));
+        assert!(is_allowed, "{operation} is called and not in {allowed:?}");
+    }
+    for action in allowed {
+        let is_called = called.iter().any(|operation| operation.iam_actions().contains(&action));
+        assert!(is_called || action == "dynamodb:GetItem", "{action} is allowed and never called");
+    }
     // Cleaned up: what is proven to be stored is gone from here, and comes back elsewhere.
     assert!(!machine.work().join("partial/t1").exists());
     let log = machine.ask_json(&["list"]);
@@ -168,7 +211,8 @@ fn an_instance_that_its_group_ends_is_evacuated_and_then_let_go() {
     let world = World::new();
     let machine = world.spot_machine("one");
     let wire = with_hook(&moto);
-    let config = "name = \"cis-file-search\"\n[metadata]\ninterval = \"500ms\"\n[auto_scaling]\nhook = \"h\"\n";
+    let config =
+        "name = \"cis-file-search\"\n[metadata]\ninterval = \"500ms\"\n[auto_scaling]\nhook = \"h\"\n";
     let store = format!("store = \"{}\"\n", machine.store.display());
     let mut run = start(&machine, &(store + config), &wire.url());
     let control = &machine.imds.as_ref().expect("has one").control;
@@ -210,7 +254,10 @@ fn aws_that_refuses_or_hangs_is_named_and_the_files_are_saved_in_time_all_the_sa
         assert_eq!(stage(&summary, "hand_back").0, "done", "{summary:#}");
         assert_eq!(summary["verdict"], "incomplete");
         let (outcome, detail) = stage(&summary, "complete_lifecycle");
-        assert!(outcome == lifecycle || (outcome == "timed_out" && lifecycle == "failed"), "{outcome}: {detail}");
+        assert!(
+            outcome == lifecycle || (outcome == "timed_out" && lifecycle == "failed"),
+            "{outcome}: {detail}"
+        );
         assert!(outcome == "timed_out" || detail.contains(said), "{detail}");
         let (outcome, detail) = stage(&summary, "save_state");
         assert!(["partly", "failed", "timed_out"].contains(&outcome.as_str()), "{outcome}: {detail}");

@@ -235,8 +235,9 @@ impl fmt::Debug for Address {
 
 /// What is wrong is said when somebody is to be told: it must not keep an evacuation from its work.
 fn webhook(variable: &str) -> Result<Address, String> {
-    let text = std::env::var(variable)
-        .map_err(|_| format!("the environment variable {variable}, which is to hold its address, is not set"))?;
+    let text = std::env::var(variable).map_err(|_| {
+        format!("the environment variable {variable}, which is to hold its address, is not set")
+    })?;
     // The error of the parser would repeat the text.
     let url = reqwest::Url::parse(text.trim());
     url.map(Address).map_err(|_| format!("the environment variable {variable} holds no address"))
