@@ -30,6 +30,8 @@ cargo xtask bench snapshot [--quick] [--only PART]… [--near] [--write] [--peer
                                 but with --write
                                 --programs: where lifeboat and the example snapshot lie that are not to be built
                                 --scratch: where the data lie [default: /dev/shm where it has 10 GiB free]
+cargo xtask bench worker [--quick] [--lifeboat FILE]
+                                what the interface for applications costs; writes docs/bench-worker.md
 cargo xtask bench policies DIR  failover policies on the recorded traces in DIR, beside the omniscient program
 cargo xtask bench sim           the speed of the failover machine and of the simulator
 ";
@@ -50,6 +52,7 @@ fn dispatch(args: &[String]) -> anyhow::Result<ExitCode> {
     match words.as_slice() {
         ["ci", rest @ ..] => ci::run(rest),
         ["bench", "agent", rest @ ..] => bench::agent(rest),
+        ["bench", "worker", rest @ ..] => bench::worker(rest),
         ["bench", "snapshot", rest @ ..] => bench_snapshot::run_all(rest),
         ["bench", name @ ("policies" | "sim"), rest @ ..] => bench::of_the_simulator(name, rest),
         [] | ["help" | "--help" | "-h"] => {
