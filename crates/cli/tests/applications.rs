@@ -216,3 +216,52 @@ fn messages_of_an_agent_that_was_killed_are_given_back_when_it_is_started_again(
     again.expect_code(0);
     assert_eq!(queue.depth().expect("counted").ready, 1, "{}", again.log());
 }
+
+#[test]
+fn without_the_store_and_the_queue_the_local_part_is_done_and_resume_does_the_rest_when_they_are_back() {
+    use lifeboat_worker::directory::Settings;
+    use lifeboat_worker::{DirectoryQueue, Queue};
+    let world = World::new();
+    let machine = world.machine("one");
+    machine.configure(CONFIG);
+    let nothing = machine.lifeboat(&["evacuate", "--name", "w", "--resume"]).output().expect("started");
+    assert!(nothing.status.success(), "nothing to resume is no failure");
+    let settings = Settings { visibility_ms: 3_600_000, receives_max: 10 };
+    let dir = world.path().join("queue");
+    let queue = DirectoryQueue::create(&dir, settings).expect("created");
+    queue.send(b"x").expect("sent");
+    let message = queue.receive(Duration::ZERO).expect("received").expect("there is one");
+    machine.write("result", "precious");
+    let mut run = machine.run(&["--grace", "8s"], "while :; do sleep 0.1; done");
+    let socket = socket(&machine, "w");
+    let post = |method: &str, path: &str, body: String| {
+        let (method, path) = (method.into(), path.into());
+        let answer = ask(&socket, &Curl { method, path, content_type: "application/json".into(), body });
+        assert!(answer.starts_with("HTTP/1.1 20"), "{answer}");
+    };
+    let receipt = format!("{{\"queue\": \"{}\", \"receipt\": \"{}\"}}", queue.url(), message.receipt);
+    post("POST", "/v1/tasks", format!("{{\"id\": \"t\", \"receipt\": {receipt}, \"attempt\": 1}}"));
+    // Nothing of the store or the queue can be reached: a file stands in their place.
+    let away = |path: &Path| path.with_extension("away");
+    for path in [world.store(), dir.clone()] {
+        std::fs::rename(&path, away(&path)).expect("moved");
+        std::fs::write(&path, "").expect("written");
+    }
+    post("PUT", "/v1/tasks/t/partial", "{\"line\": 7}".into());
+    run.signal(Signal::TERM);
+    run.expect_code(86);
+    let spool = std::fs::read_to_string(machine.agent("w").join("tasks.json")).expect("kept on this machine");
+    assert!(spool.contains(&message.receipt), "{spool}");
+    for path in [world.store(), dir.clone()] {
+        std::fs::remove_file(&path).expect("removed");
+        std::fs::rename(away(&path), &path).expect("moved back");
+    }
+    let resumed = machine.lifeboat(&["evacuate", "--name", "w", "--resume"]).output().expect("started");
+    assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
+    assert_eq!(queue.depth().expect("counted").ready, 1, "the message is given back");
+    assert_eq!(kept(&world).iter().filter(|key| key.contains("/partial/")).count(), 1, "{:?}", kept(&world));
+    let other = world.machine("two");
+    other.configure(CONFIG);
+    other.run(&[], "cat result > copy").expect_code(0);
+    assert_eq!(other.read("copy"), "precious");
+}

@@ -31,7 +31,9 @@ pub(crate) fn handle(world: &World, job: &Job) -> Handled {
         Ok(false) => Handled::Interrupted,
         Err(error) => {
             let why = format!("{error:#}");
-            let _ = world.log(&format!("failed {} {why}", job.message.id)); // the queue has it, too
+            let Job { message, .. } = job;
+            let told = format!("{} {} on {}", message.id, message.receive_count, world.instance);
+            let _ = world.log(&format!("failed {told}: {why}")); // the queue has it, too
             Handled::Failed(why)
         }
     }
