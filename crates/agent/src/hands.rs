@@ -115,11 +115,11 @@ pub(crate) enum Stored {
 }
 
 impl Handed {
-    fn new(report: Report, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(report: Report, detail: impl Into<String>) -> Self {
         Self { report, detail: detail.into(), stored: Stored::Nothing }
     }
 
-    fn failed(error: &dyn std::error::Error) -> Self {
+    pub(crate) fn failed(error: &dyn std::error::Error) -> Self {
         Self::new(Report::Failed, chain(error))
     }
 

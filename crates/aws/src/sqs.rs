@@ -4,6 +4,7 @@
 //! the order in which the entries were given.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::time::Duration;
 
 use aws_sdk_sqs::config::Builder as ConfigBuilder;
@@ -152,7 +153,11 @@ impl Sqs {
         receipts: &[String],
         within: Duration,
     ) -> Vec<Result<(), AwsError>> {
-        in_batches(receipts, within, |chunk, within| self.delete_some(queue, chunk, within)).await
+        let until = Instant::now() + within;
+        let call = |chunk| -> BatchCall<'_> {
+            Box::pin(async move { self.delete_some(queue, chunk, left(until)).await })
+        };
+        side_by_side(receipts.chunks(BATCH).map(call).collect()).await
     }
 
     async fn delete_some(
@@ -182,7 +187,11 @@ impl Sqs {
         entries: &[(String, Duration)],
         within: Duration,
     ) -> Vec<Result<(), AwsError>> {
-        in_batches(entries, within, |chunk, within| self.change_some(queue, chunk, within)).await
+        let until = Instant::now() + within;
+        let call = |chunk| -> BatchCall<'_> {
+            Box::pin(async move { self.change_some(queue, chunk, left(until)).await })
+        };
+        side_by_side(entries.chunks(BATCH).map(call).collect()).await
     }
 
     /// As [`Self::change_visibility`] for one time, asking again for those entries whose failure may pass, until
@@ -343,21 +352,16 @@ fn received(message: SdkMessage) -> Message {
     }
 }
 
-/// Cuts `entries` into calls of ten and runs some side by side, all within `within`.
-async fn in_batches<'a, T, F>(
-    entries: &'a [T],
-    within: Duration,
-    make: impl Fn(&'a [T], Duration) -> F,
-) -> Vec<Result<(), AwsError>>
-where
-    F: Future<Output = Vec<Result<(), AwsError>>>,
-{
-    let until = Instant::now() + within;
-    let make = &make;
-    let calls = entries
-        .chunks(BATCH)
-        .map(|chunk| async move { make(chunk, until.saturating_duration_since(Instant::now())).await });
+/// One batch call that is to be made. Boxed by type: a generic closure here would keep the callers from being `Send`.
+type BatchCall<'a> = Pin<Box<dyn Future<Output = Vec<Result<(), AwsError>>> + Send + 'a>>;
+
+/// Runs some of the calls side by side; the results are in the order of the calls.
+async fn side_by_side(calls: Vec<BatchCall<'_>>) -> Vec<Result<(), AwsError>> {
     futures_util::stream::iter(calls).buffered(PARALLEL).concat().await
+}
+
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
 }
 
 /// The results of one call's entries: all failed alike, or those failed that the answer names.

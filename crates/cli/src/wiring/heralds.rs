@@ -200,7 +200,7 @@ impl Herald for Metrics {
             News::Ended(summary) => {
                 let is_complete = summary.verdict == Verdict::Complete;
                 let success = if is_complete { "DataEvacuationSuccess" } else { "DataEvacuationFailure" };
-                let took = std::time::Duration::from_millis(summary.took_ms).as_secs_f64() * 1_000.0;
+                let took = Duration::from_millis(summary.took_ms).as_secs_f64() * 1_000.0;
                 let values = vec![
                     ("SpotInterruptionHandled", Unit::Count, 1.0),
                     (success, Unit::Count, 1.0),
