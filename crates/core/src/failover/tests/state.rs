@@ -92,6 +92,11 @@ fn on_demand_is_given_up_step_by_step_and_only_for_ready_spot() {
     let mut unplaced = seen((2, 8, 0), (0, 3));
     unplaced.desired.on_demand = 4;
     assert_eq!(look(SHORTFALL, on_demand(4), 100, &unplaced).2, 3);
+    // Whoever names the tasks that it stops keeps those that are needed.
+    let rules = Rules { names_stops: true, ..Rules::new(SHORTFALL) };
+    let mut named = on_demand(4);
+    named.advance(&rules, after(100), &seen((2, 8, 0), (2, 2)));
+    assert_eq!(named.split.on_demand, 2);
     // Somebody raised it beyond what is stored: the way down starts there.
     let mut raised = seen((4, 6, 0), (0, 6));
     raised.desired.on_demand = 6;
@@ -320,6 +325,10 @@ fn it_wakes_when_a_phase_a_hold_or_a_sample_ends() {
     assert_eq!(wake(held.clone(), 25), Some(Millis::from_secs(60)));
     assert_eq!(wake(held.clone(), 60), Some(Millis::from_secs(105)));
     assert_eq!(held.wake_at(&Rules::new(SHORTFALL), after(60)), None);
+    let mut given_up = state(Phase::Spot, 10, 0);
+    given_up.raised_at = START;
+    assert_eq!(wake(given_up, 25), None, "there is nothing left to hold");
+    assert_eq!(wake(state(Phase::ShiftingToOnDemand, 10, 10), 600), None, "that moment is this look");
 }
 
 #[test]
