@@ -10,6 +10,7 @@
 //! * [`maintain`]: what EC2 does with instances that it stops; for itself, in neither world.
 //! * [`swarm`]: worlds drawn from seeds, with faults.
 //! * [`scenario`], [`simulate`], [`model`]: what `lifeboat simulate` runs.
+//! * `lab` (feature `lab`): that world over AWS's wire protocols, on loopback.
 //! * [`tally`], [`mod@bound`], [`record`]: what a run cost and held, what no plan can beat, what to show of it.
 
 pub mod bound;
@@ -17,6 +18,8 @@ pub mod bound;
 pub mod cli;
 pub mod ecs;
 pub mod html;
+#[cfg(feature = "lab")]
+pub mod lab;
 pub mod maintain;
 pub mod model;
 pub mod policies;

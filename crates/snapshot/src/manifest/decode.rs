@@ -1,6 +1,5 @@
 //! Reads a manifest that anybody may have written: every limit and every rule is checked before it is used.
 
-use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Take};
 
 use super::delta::apply;
@@ -127,6 +126,25 @@ pub(crate) fn decode_delta(
     Ok(manifest)
 }
 
+/// Whether `compressed` reads as `delta`, which turns `base` into `whole`, and a reader would accept that.
+pub(crate) fn check_delta(
+    compressed: &[u8],
+    delta: &Delta,
+    base: &Manifest,
+    whole: &Manifest,
+) -> Result<(), DecodeError> {
+    let mut lines = Lines::open(compressed, DECODED_BYTES_MAX)?;
+    let header = read_header(&mut lines, &delta.header.workload)?;
+    let read = read_body(&mut lines, header, &base.objects)?;
+    if read != *delta || base.header.base.is_some() {
+        return Err(lines.invalid("it reads as something else than was written"));
+    }
+    if whole.entries.len() > ENTRIES_MAX {
+        return Err(lines.too_large("entries", ENTRIES_MAX));
+    }
+    check_tree(whole).map_err(|what| lines.invalid(what))
+}
+
 fn first_line(lines: &mut Lines<'_>) -> Result<Header, DecodeError> {
     let Some(Line::Manifest(header)) = lines.next()? else {
         return Err(lines.invalid("a manifest begins with its header"));
@@ -209,7 +227,7 @@ fn check_end(lines: &mut Lines<'_>, body: &Delta, end: Footer) -> Result<(), Dec
     Ok(())
 }
 
-/// Checks one data object: a key under `data/` that this program could have made.
+/// Checks one data object: a key under `data/`, or of a file in the layout `plain`, that this program could have made.
 fn check_object(object: &DataObject) -> Result<(), String> {
     if object.raw.is_some_and(|raw| raw > RAW_BYTES_MAX || object.size > RAW_BYTES_MAX) {
         return Err(format!("{:?} has more than {RAW_BYTES_MAX} bytes, compressed", object.key));
@@ -224,7 +242,8 @@ fn check_object(object: &DataObject) -> Result<(), String> {
                 && name.bytes().all(is_safe)
         },
     );
-    if is_ours { Ok(()) } else { Err(format!("{:?} is no key of a data object", object.key)) }
+    let is_plain = || object.raw.is_none() && crate::plain::claim_of(&object.key).is_some();
+    if is_ours || is_plain() { Ok(()) } else { Err(format!("{:?} is no key of a data object", object.key)) }
 }
 
 /// Checks one entry by itself and returns its size. The path was checked as it was parsed.
@@ -296,19 +315,18 @@ fn check_extents(
 }
 
 /// Checks that paths are unique, that nothing lies below a file or a link, and that hard links are to files as they
-/// are themselves.
+/// are themselves. The entries are in the order of their paths.
 fn check_tree(manifest: &Manifest) -> Result<(), String> {
-    let mut entries: HashMap<&[u8], &Entry> = HashMap::with_capacity(manifest.entries.len());
-    for entry in &manifest.entries {
-        if entries.insert(entry.path.as_bytes(), entry).is_some() {
-            return Err(format!("{} appears twice", entry.path));
-        }
+    let entries = &manifest.entries;
+    let find = |path: &[u8]| {
+        entries.binary_search_by(|entry| entry.path.as_bytes().cmp(path)).ok().map(|index| &entries[index])
+    };
+    if let Some(pair) = entries.windows(2).find(|pair| pair[0].path >= pair[1].path) {
+        return Err(format!("{} appears twice", pair[1].path));
     }
-    let is_directory =
-        |path: &[u8]| entries.get(path).is_none_or(|entry| matches!(entry.kind, EntryKind::Directory));
-    for entry in &manifest.entries {
+    for entry in entries {
         if let EntryKind::File { same_as: Some(first), size, digest, .. } = &entry.kind {
-            let is_same = entries.get(first.as_bytes()).is_some_and(|first| match &first.kind {
+            let is_same = find(first.as_bytes()).is_some_and(|first| match &first.kind {
                 EntryKind::File { size: here, digest: known, same_as: None, .. } => {
                     (here, known) == (size, digest)
                 }
@@ -319,11 +337,20 @@ fn check_tree(manifest: &Manifest) -> Result<(), String> {
             }
         }
     }
-    for entry in &manifest.entries {
+    // Neighbours mostly lie in the same folder.
+    let mut checked: &[u8] = &[];
+    for entry in entries {
+        let (folder, _) = entry.path.split();
+        if folder == checked {
+            continue;
+        }
+        let is_directory =
+            |path: &[u8]| find(path).is_none_or(|entry| matches!(entry.kind, EntryKind::Directory));
         if let Some(above) = entry.path.ancestors().find(|above| !is_directory(above)) {
             let above = String::from_utf8_lossy(above);
             return Err(format!("{} lies below {above:?}, which is no directory", entry.path));
         }
+        checked = folder;
     }
     Ok(())
 }
