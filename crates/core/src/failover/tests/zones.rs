@@ -143,6 +143,46 @@ fn the_time_up_to_an_answer_counts_as_served_where_tasks_run() {
     assert_eq!(zones.surplus(after(7_200), |_| true), Some(0), "it has only begun");
 }
 
+/// A zone in which two run since second 0.
+fn one_live() -> Zones {
+    let mut zones = Zones::new(memory(), 1);
+    assert_eq!(plan(&mut zones, 0, 2), [(0, 2)]);
+    zones.answered(after(0), 0, 2, 2);
+    zones
+}
+
+/// It refuses at these seconds, and is asked again no sooner than at `next`.
+fn assert_asked_again(mut zones: Zones, refusals: [u64; 2], next: u64) {
+    for at in refusals {
+        assert_eq!(plan(&mut zones, at, 1), [(0, 1)]);
+        zones.answered(after(at), 0, 1, 0);
+    }
+    assert_eq!(plan(&mut zones, next - 1, 1), []);
+    assert_eq!(plan(&mut zones, next, 1), [(0, 1)]);
+}
+
+#[test]
+fn a_zone_is_full_only_while_it_lives_and_ours_run_there() {
+    assert_asked_again(one_live(), [1, 31], 61);
+    let mut left = one_live();
+    left.stopped(after(0), 0);
+    left.stopped(after(0), 0);
+    assert_asked_again(left, [1, 31], 91);
+    let mut warned = one_live();
+    warned.lost(after(10), 0, after(10));
+    assert_asked_again(warned, [40, 70], 130);
+}
+
+#[test]
+fn what_is_asked_for_counts_as_if_it_were_there() {
+    let mut zones = Zones::new(memory(), 2);
+    assert_eq!(plan(&mut zones, 0, 2), [(0, 1), (1, 1)]);
+    zones.answered(after(0), 0, 1, 1);
+    zones.answered(after(0), 1, 1, 1);
+    assert_eq!(plan(&mut zones, 1, 3), [(0, 2), (1, 1)]);
+    assert_eq!(plan(&mut zones, 2, 4), [(1, 1)]);
+}
+
 #[test]
 fn when_every_zone_has_half_of_the_target_the_best_takes_the_rest() {
     let mut zones = one_old();
