@@ -39,7 +39,7 @@ pub(crate) enum Command {
     /// Run a command under protection: restore its evacuated work, watch for notices, evacuate.
     Run(RunArgs),
     /// Evacuate now: through the running agent, or without one.
-    Evacuate(WorkloadArgs),
+    Evacuate(EvacuateArgs),
     /// Ask the running agent how it stands.
     Status(WorkloadArgs),
     /// List the workloads in the store.
@@ -114,6 +114,15 @@ pub(crate) struct WorkloadArgs {
     pub(crate) grace: Option<Span>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvacuateArgs {
+    #[command(flatten)]
+    pub(crate) workload: WorkloadArgs,
+    /// Only finish an evacuation that was broken off or left something behind; begin none.
+    #[arg(long)]
+    pub(crate) resume: bool,
 }
 
 #[derive(Debug, Args)]
