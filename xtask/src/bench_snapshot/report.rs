@@ -140,7 +140,7 @@ pub(super) fn document(
          measurement of that one run.\n\n",
     );
     if divisor > 1 {
-        let _ = writeln!(text, "A short run, with a {divisor}th of the data.\n");
+        let _ = writeln!(text, "A short run: the data were divided by {divisor}.\n");
     }
     text += "| | |\n|---|---|\n";
     for (name, value) in &surroundings.lines {
@@ -307,8 +307,8 @@ const METHOD: &str = "
 * What every tool uploaded was fetched back by the same tool and compared byte for byte with what was made. The server is
   new and empty for each. Data, store and what comes back are in memory where `/dev/shm` has room, so that no disk is
   measured: `sync` costs nothing there.
-* Tools take turns; the faster of two runs counts. A tool that takes longer than 15 s is run once, one that takes longer
-  than 120 s is stopped.
+* Tools take turns; the faster of two runs counts. A tool that takes longer than 10 s is run once, one that takes longer
+  than 120 s (40 s in a short run) is stopped. Over the link each is run once.
 * Concurrency as the manuals recommend: s5cmd with its 256 workers; rclone with `--transfers 32 --checkers 32
   --use-server-modtime --s3-no-check-bucket`; the AWS command line with `max_concurrent_requests = 20` and the other values
   of its manual's example; the AWS CRT through `s3transfer.crt` with its own choice. A tool that is missing from a table was
