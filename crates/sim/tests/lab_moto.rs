@@ -213,10 +213,11 @@ fn ecs_answers_have_motos_shape() {
     // AWS shows settings only where they are asked for.
     both("DescribeClusters", &json!({ "clusters": ["lab"] }), &[".clusters[].settings[]"]);
     let update = json!({ "cluster": "lab", "service": "web-spot", "desiredCount": 3 });
-    let poorer = [".service.launchType", ".service.deployments[].launchType", ".service.taskSets"];
+    let poorer =
+        [".service.tags", ".service.launchType", ".service.deployments[].launchType", ".service.taskSets"];
     both("UpdateService", &update, &poorer);
     let gone = json!({ "cluster": "lab", "service": "gone", "desiredCount": 3 });
-    both("UpdateService", &gone, &[]);
+    both("UpdateService", &gone, &[".Message"]);
     let (ours, theirs) = (ecs(lab, "UpdateService", &gone).1, ecs(moto.addr, "UpdateService", &gone).1);
     assert_eq!(ours["__type"], theirs["__type"]);
     let elsewhere = json!({ "cluster": "other", "services": ["web-spot"] });
