@@ -364,7 +364,7 @@ impl Machine {
         };
         let mut next = state.clone();
         let mut changed = self.fold(now, &mut next);
-        if let Some(seen) = self.seen(now, &next) {
+        if let Some(seen) = self.seen(now, &next).filter(|_| !state.is_paused) {
             changed |= next.advance(&self.rules, now, &seen);
         }
         if changed {
@@ -422,7 +422,7 @@ impl Machine {
             Target::FollowSpot => state.target,
         };
         let mut seen = observed.seen(now, target, &self.doomed);
-        seen.is_fresh = is_usable && observed.age(now) <= FRESH;
+        seen.is_fresh = is_usable && observed.age(now) <= FRESH && !observed.is_deploying;
         if !is_usable {
             seen.desired = state.split;
         }
@@ -433,6 +433,8 @@ impl Machine {
     fn spot_is_theirs(&self, state: &State) -> bool {
         match self.target {
             Target::Fixed(_) => false,
+            // Whatever they set meanwhile, we set it back to what the person asked for.
+            Target::FollowSpot if state.asked.is_some() => false,
             Target::FollowSpot if !self.rules.policy.moves_spot() => true,
             // Until we lower it, the count that we hold is still theirs to change.
             Target::FollowSpot => match state.phase {
@@ -445,6 +447,9 @@ impl Machine {
     /// Orders what a commit raised, without a look that could tell whether it is so already.
     fn raise(&mut self, now: Timestamp, before: Split, effects: &mut Vec<Effect>) {
         let (Some(state), Some(observed)) = (&self.state, &self.observed) else { return };
+        if state.is_paused {
+            return;
+        }
         let (split, generation) = (state.split, state.generation);
         let (seen_at, not_after) = (observed.at, now + ORDER_VALID);
         // A count that was seen to be higher, by whatever order, must not fall to what is only higher than before.
@@ -488,11 +493,11 @@ impl Machine {
     /// Orders whatever ECS was seen to be told otherwise.
     fn reconcile(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let (Some(state), Some(observed)) = (&self.state, &self.observed) else { return };
-        if observed.at < self.usable_from {
+        if observed.at < self.usable_from || state.is_paused {
             return;
         }
         let (seen_at, has) = (observed.at, observed.desired());
-        let is_fresh = observed.age(now) <= FRESH;
+        let is_fresh = observed.age(now) <= FRESH && !observed.is_deploying;
         let generation = state.generation;
         let is_theirs = self.spot_is_theirs(state);
         // What starts tasks goes before what stops some.
