@@ -220,6 +220,12 @@ impl Machine {
         self.state.as_deref()
     }
 
+    /// The last look that was of use.
+    #[must_use]
+    pub const fn observed(&self) -> Option<&Observation> {
+        self.observed.as_ref()
+    }
+
     /// Takes one input at `now`, on this controller's clock.
     pub fn step(&mut self, now: Timestamp, input: Input) -> Turn {
         let mut effects = Vec::new();
@@ -227,7 +233,7 @@ impl Machine {
             Input::Woke => self.wake(now, &mut effects),
             Input::Loaded(state) => self.loaded(now, state, &mut effects),
             Input::LoadFailed | Input::CommitFailed => self.retry(now),
-            Input::Observed(observation) => self.observed(now, observation, &mut effects),
+            Input::Observed(observation) => self.see(now, observation, &mut effects),
             Input::ObserveFailed => self.look_again(now, OBSERVE_BUSY),
             Input::Events { receipt, events } => self.receive(now, receipt, events, &mut effects),
             Input::Committed { generation } => self.committed(now, generation, &mut effects),
@@ -277,7 +283,7 @@ impl Machine {
         self.decide(now, effects);
     }
 
-    fn observed(&mut self, now: Timestamp, observation: Observation, effects: &mut Vec<Effect>) {
+    fn see(&mut self, now: Timestamp, observation: Observation, effects: &mut Vec<Effect>) {
         self.observe_since = None;
         self.observe_at = now + self.observe_every();
         if observation.at < self.usable_from {
