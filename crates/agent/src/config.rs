@@ -2,6 +2,7 @@
 //!
 //! One TOML file; flags override it; unknown keys are errors. Durations carry units (`"30s"`).
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
@@ -9,8 +10,10 @@ use lifeboat_core::evacuation::budget::Budget;
 use lifeboat_core::evacuation::stage::{Plan, STAGES, Stage};
 use lifeboat_core::notice::Patience;
 use lifeboat_core::time::Millis;
+use lifeboat_snapshot::save::Pace;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::hooks::Hook;
 use crate::signal::Signal;
 
 /// The file as written. Everything is optional; `None` means the default, so that a flag can tell a chosen
@@ -44,12 +47,27 @@ pub struct Config {
     pub keep: Option<u32>,
     /// How often what has changed is copied while the work goes on; never without it, until a rebalance recommendation.
     pub precopy: Option<Span>,
+    /// How many bytes a second such a copy may send.
+    pub precopy_rate: Option<Rate>,
+    /// How many objects of it are on their way at once.
+    pub precopy_concurrency: Option<u32>,
     /// How long a claim holds after its holder fell silent.
     pub lease: Option<Span>,
     /// How long `lifeboat run` waits for work that another machine holds.
     pub claim_wait: Option<Span>,
     /// Globs with priorities: the first that matches counts; files that none matches have 100.
     pub priority: Vec<PriorityRule>,
+    /// The application whose workers share tasks: a task's partial result is found by every worker of the same
+    /// application in the same store. Default: the workload's name.
+    pub application: Option<String>,
+    /// Where the state goes beside the store: `dynamodb://TABLE`.
+    pub state: Option<String>,
+    /// Messages in flight at the notice.
+    pub queue: QueueConfig,
+    /// Run before each snapshot.
+    pub before_snapshot: Option<HookConfig>,
+    /// Run after each snapshot.
+    pub after_snapshot: Option<HookConfig>,
     /// How the workload is run.
     pub command: CommandConfig,
     /// How the metadata service is watched.
@@ -66,6 +84,50 @@ pub struct PriorityRule {
     pub glob: String,
     /// The greater the earlier, in proportion to the size. 0: last of all.
     pub priority: u32,
+}
+
+/// `[before_snapshot]`, `[after_snapshot]`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct HookConfig {
+    /// The program and its arguments; no shell is involved.
+    pub command: Vec<String>,
+    /// It is killed after so long.
+    pub timeout: Option<Span>,
+}
+
+/// `[queue]`
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueueConfig {
+    /// What becomes of messages in flight: `"release"`, or `{ extend = "300s" }`.
+    pub on_interrupt: Option<OnInterrupt>,
+    /// Receipts that the application keeps in a file, relative to the work directory, beside those it registered.
+    pub receipts_file: Option<PathBuf>,
+    /// The queue of receipts in that file which do not name theirs.
+    pub url: Option<String>,
+}
+
+/// What becomes of a message in flight when its worker is interrupted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnInterrupt {
+    /// It is visible again at once, after its partial result is stored.
+    #[default]
+    Release,
+    /// It stays invisible for so long, counted from the hand-back.
+    Extend(Span),
+}
+
+impl OnInterrupt {
+    /// How long the message stays invisible.
+    #[must_use]
+    pub const fn visibility(self) -> std::time::Duration {
+        match self {
+            Self::Release => std::time::Duration::ZERO,
+            Self::Extend(span) => span.0.to_duration(),
+        }
+    }
 }
 
 /// `[command]`
@@ -136,6 +198,10 @@ pub struct BudgetConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Millis);
 
+/// Bytes a second as written in the file: `"32MiB/s"`, `"500kB/s"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate(pub NonZeroU64);
+
 /// The checked configuration: no option is left open but those that only the start of a run can fill.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -163,6 +229,12 @@ pub struct Settings {
     pub claim_wait: Millis,
     /// Between two rounds of copying what has changed.
     pub precopy: Option<Millis>,
+    /// How fast that goes.
+    pub pace: Pace,
+    /// Run before each snapshot.
+    pub before_snapshot: Option<Hook>,
+    /// Run after each snapshot.
+    pub after_snapshot: Option<Hook>,
     /// Recovery points kept.
     pub keep: u32,
     /// Paths that are not saved.
@@ -177,6 +249,16 @@ pub struct Settings {
     pub log_files: Vec<PathBuf>,
     /// How many lines.
     pub log_lines: usize,
+    /// Whose workers share tasks; `None`: the workload's alone.
+    pub application: Option<lifeboat_snapshot::WorkloadName>,
+    /// Where the state goes beside the store.
+    pub state: Option<String>,
+    /// What becomes of messages in flight.
+    pub on_interrupt: OnInterrupt,
+    /// Relative to the work directory.
+    pub receipts_file: PathBuf,
+    /// The queue of receipts in that file which do not name theirs.
+    pub queue_url: Option<String>,
 }
 
 /// What is wrong with a configuration.
@@ -223,6 +305,21 @@ const GRACE: Millis = Millis::from_secs(30);
 
 /// A lease shorter than this would take work away from a machine that is only slow.
 const LEASE_MIN: Millis = Millis::from_secs(3);
+
+/// More would need more memory: each object holds a buffer of 8 MiB.
+const PRECOPY_CONCURRENCY_MAX: usize = 8;
+
+/// An object of the smallest kind then takes a second.
+const PRECOPY_RATE_MIN: u64 = 64 * 1024;
+
+/// A database flushes within seconds, and holds its users up for as long.
+const HOOK_TIMEOUT: Millis = Millis::from_secs(10);
+
+/// Longer than any evacuation lasts.
+const HOOK_TIMEOUT_MAX: Millis = Millis::from_secs(600);
+
+/// Source: Amazon SQS API Reference, `ChangeMessageVisibility` (0 to 43200 seconds), read November 2026.
+const VISIBILITY_MAX: std::time::Duration = std::time::Duration::from_secs(43_200);
 
 /// Each round looks at every file.
 const PRECOPY_MIN: Millis = Millis::from_secs(1);
@@ -276,6 +373,23 @@ impl Config {
         if state_file.is_absolute() || escapes {
             return Err(senseless("state_file", "must be a path inside the work directory"));
         }
+        let receipts_file =
+            self.queue.receipts_file.clone().unwrap_or_else(|| PathBuf::from("active_receipts.json"));
+        if receipts_file.components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
+            return Err(senseless("queue.receipts_file", "must be a path inside the work directory"));
+        }
+        let on_interrupt = self.queue.on_interrupt.unwrap_or_default();
+        if on_interrupt.visibility() > VISIBILITY_MAX {
+            return Err(senseless("queue.on_interrupt", "must extend by 12h at most"));
+        }
+        let application = match &self.application {
+            Some(name) => {
+                Some(name.parse().map_err(|error: lifeboat_snapshot::workload::ParseWorkloadNameError| {
+                    senseless("application", &error.to_string())
+                })?)
+            }
+            None => None,
+        };
         if self.signal_file.as_ref().is_some_and(|path| path.is_relative()) {
             return Err(senseless("signal_file", "must be an absolute path"));
         }
@@ -301,14 +415,38 @@ impl Config {
             lease,
             claim_wait: span(self.claim_wait, Millis::from_secs(600)),
             precopy: self.precopy.map(|span| span.0),
+            pace: self.pace()?,
+            before_snapshot: hook("before_snapshot", self.before_snapshot.as_ref())?,
+            after_snapshot: hook("after_snapshot", self.after_snapshot.as_ref())?,
             keep,
             exclude: exclude(&self.exclude)?,
             priorities: self.priorities()?,
             state_file,
             signal_file: self.signal_file.clone(),
+            application,
+            state: self.state.clone(),
+            on_interrupt,
+            receipts_file,
+            queue_url: self.queue.url.clone(),
             log_files: self.log_files.clone(),
             log_lines: usize::try_from(self.log_lines.unwrap_or(100)).unwrap_or(usize::MAX),
         })
+    }
+
+    fn pace(&self) -> Result<Pace, ConfigError> {
+        let background = Pace::BACKGROUND;
+        let concurrency = match self.precopy_concurrency {
+            None => background.concurrency,
+            Some(number) => match usize::try_from(number) {
+                Ok(number @ 1..=PRECOPY_CONCURRENCY_MAX) => number,
+                Ok(_) | Err(_) => return Err(senseless("precopy_concurrency", "must lie between 1 and 8")),
+            },
+        };
+        let bytes_per_second = self.precopy_rate.map(|rate| rate.0).or(background.bytes_per_second);
+        if bytes_per_second.is_some_and(|rate| rate.get() < PRECOPY_RATE_MIN) {
+            return Err(senseless("precopy_rate", "must be at least 64KiB/s: a round would never end"));
+        }
+        Ok(Pace { concurrency, bytes_per_second, ..background })
     }
 
     fn priorities(&self) -> Result<Vec<lifeboat_snapshot::save::PriorityRule>, ConfigError> {
@@ -394,6 +532,18 @@ const fn default_budget(stage: Stage) -> Budget {
     Budget { minimum: Millis(minimum), wanted: Millis(wanted), maximum: Millis(maximum) }
 }
 
+fn hook(key: &str, written: Option<&HookConfig>) -> Result<Option<Hook>, ConfigError> {
+    let Some(written) = written else { return Ok(None) };
+    let timeout = written.timeout.map_or(HOOK_TIMEOUT, |span| span.0);
+    if written.command.first().is_none_or(String::is_empty) {
+        return Err(senseless(&format!("{key}.command"), "must name a program: [\"program\", \"argument\"]"));
+    }
+    if timeout == Millis::ZERO || timeout > HOOK_TIMEOUT_MAX {
+        return Err(senseless(&format!("{key}.timeout"), "must be more than nothing and at most 10m"));
+    }
+    Ok(Some(Hook { command: written.command.clone(), timeout: timeout.to_duration() }))
+}
+
 fn exclude(globs: &[String]) -> Result<GlobSet, ConfigError> {
     let mut set = GlobSetBuilder::new();
     for glob in globs {
@@ -415,6 +565,39 @@ impl std::str::FromStr for Span {
         let millis = u64::try_from(span.as_millis())
             .map_err(|_| format!("`{text}` is negative; a duration is not"))?;
         Ok(Self(Millis(millis)))
+    }
+}
+
+impl std::str::FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const UNITS: [(&str, u64); 7] = [
+            ("GiB", 1 << 30),
+            ("MiB", 1 << 20),
+            ("KiB", 1 << 10),
+            ("GB", 1_000_000_000),
+            ("MB", 1_000_000),
+            ("kB", 1_000),
+            ("B", 1),
+        ];
+        let problem = || format!("`{text}` is no rate; write for example \"32MiB/s\"");
+        let size = text.trim().strip_suffix("/s").ok_or_else(problem)?.trim();
+        let (unit, factor) = UNITS.iter().find(|(unit, _)| size.ends_with(unit)).ok_or_else(problem)?;
+        let number: u64 = size.strip_suffix(unit).and_then(|n| n.trim().parse().ok()).ok_or_else(problem)?;
+        number.checked_mul(*factor).and_then(NonZeroU64::new).map(Self).ok_or_else(problem)
+    }
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for Rate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("{}B/s", self.0))
     }
 }
 
@@ -479,14 +662,41 @@ mod tests {
             ("signal_file = \"x\"", "signal_file"),
             ("exclude = [\"a[\"]", "exclude"),
             ("[evacuation]\ngrace = \"0s\"", "evacuation.grace"),
+            ("application = \"a/b\"", "application"),
+            ("[queue]\nreceipts_file = \"../x\"", "queue.receipts_file"),
+            ("[queue]\non_interrupt = { extend = \"13h\" }", "queue.on_interrupt"),
+            ("[queue]\non_interrupt = \"drop\"", "on_interrupt"),
             ("[evacuation.drain]\nminimum = \"9s\"\nmaximum = \"3s\"", "evacuation.drain"),
             ("[evacuation]\ngrace = \"5 parsecs\"", "duration"),
             ("[evacuation]\ngrace = \"-5s\"", "negative"),
             ("[evacuation]\ngrace = 5", "with its unit"),
             ("[command]\nstop_signal = \"SIGKILL\"", "SIGKILL"),
+            ("precopy = \"10ms\"", "precopy"),
+            ("precopy_rate = \"0MiB/s\"", "no rate"),
+            ("precopy_rate = \"32MiB\"", "32MiB/s"),
+            ("precopy_rate = \"1B/s\"", "precopy_rate"),
+            ("precopy_concurrency = 9", "precopy_concurrency"),
+            ("precopy_concurrency = 0", "precopy_concurrency"),
+            ("[before_snapshot]\ncommand = []", "before_snapshot.command"),
+            ("[after_snapshot]\ncommand = [\"x\"]\ntimeout = \"0s\"", "after_snapshot.timeout"),
+            ("[after_snapshot]\ncommand = [\"x\"]\ntimeout = \"11m\"", "after_snapshot.timeout"),
+            ("[after_snapshot]\ntimeout = \"1s\"", "command"),
         ] {
             let error = parse(text).expect_err(text);
             assert!(error.contains(key), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_pace_of_copying_is_configurable() {
+        let pace = |text| parse(text).expect("valid").pace;
+        assert_eq!(pace(""), Pace::BACKGROUND);
+        let chosen = pace("precopy_rate = \"2MB/s\"\nprecopy_concurrency = 5");
+        assert_eq!((chosen.concurrency, chosen.bytes_per_second), (5, NonZeroU64::new(2_000_000)));
+        assert!(chosen.is_nice);
+        for (text, bytes) in [("32MiB/s", 32 << 20), ("1 GiB/s", 1 << 30), ("70kB/s", 70_000), ("9B/s", 9)] {
+            let rate: Rate = text.parse().expect(text);
+            assert_eq!(rate.0.get(), bytes, "{text}");
         }
     }
 

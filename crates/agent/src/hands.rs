@@ -19,11 +19,13 @@ use lifeboat_snapshot::{Deadline, ManifestRef, Rounds, Workload, clean_up, read_
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde_json::json;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::clock::rfc3339;
 use crate::config::Settings;
 use crate::dirs::{Outlive, write_atomically};
-use crate::holding::Holding;
+use crate::holding::{Holding, SharedClaim};
+use crate::hooks::{Hooks, Occasion, Outcome};
 use crate::ring::LogRing;
 use crate::summary::Snapshot;
 
@@ -42,6 +44,9 @@ const NAMED_MAX: usize = 20;
 /// The last recovery point, of which only what differs is stored, is asked for so long: then everything is.
 const BASE_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
 
+/// `before_snapshot` gets one part in so many of the snapshot's time: what is not read in the rest is not saved.
+const BEFORE_SHARE: u32 = 4;
+
 /// What every stage needs to know; fixed while the agent runs.
 pub struct Site {
     /// The checked configuration.
@@ -54,6 +59,8 @@ pub struct Site {
     pub agent_dir: PathBuf,
     /// Lifeboat's own places; those below the work directory are not saved.
     pub own_paths: Vec<PathBuf>,
+    /// The commands around a snapshot.
+    pub(crate) hooks: Hooks,
     /// Saves: in rounds while the work goes on, and at the end.
     pub rounds: Mutex<Rounds>,
     /// This machine's name in the store.
@@ -140,9 +147,26 @@ fn interruption_json(site: &Site, interruption: &Interruption) -> serde_json::Va
     })
 }
 
-/// Snapshot: save what the work directory holds, commit the manifest.
+/// Snapshot: save what the work directory holds, commit the manifest; before and after it, the user's commands. One
+/// that fails is named, and keeps nothing from being saved: each file is whole all the same.
 pub(crate) async fn snapshot(site: &Site, holding: &Holding, deadline: Deadline) -> Handed {
     let Some(claim) = holding.claim().await else { return Handed::given_back() };
+    let share = |end: Instant| end.saturating_duration_since(Instant::now()) / BEFORE_SHARE;
+    let around = site.hooks.begin(Occasion::Last, deadline.current().map(share)).await;
+    let failure = around.failure().map(str::to_owned);
+    let mut handed = save_and_commit(site, &claim, deadline).await;
+    around.end(match handed.report {
+        Report::Done | Report::Partly | Report::Nothing => Outcome::Committed,
+        Report::Failed => Outcome::Failed,
+    });
+    if let Some(failure) = failure {
+        tracing::error!(failure, "the snapshot was taken without being prepared");
+        handed.detail = format!("{}; {failure}", handed.detail);
+    }
+    handed
+}
+
+async fn save_and_commit(site: &Site, claim: &SharedClaim, deadline: Deadline) -> Handed {
     let (id, point) = {
         let claim = claim.lock().await;
         (claim.id(), claim.point().cloned())
@@ -231,7 +255,7 @@ where
         match operation().await {
             Err(ClaimError::Store(error)) => {
                 let wait = backoff.wait(attempt).to_duration();
-                let next = tokio::time::Instant::now() + wait;
+                let next = Instant::now() + wait;
                 if deadline.current().is_some_and(|end| next >= end) {
                     return Err(ClaimError::Store(error));
                 }

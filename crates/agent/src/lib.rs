@@ -7,11 +7,14 @@
 //!   work directory needs; `resume`: taking over from a dead agent; [`standalone`]: `lifeboat evacuate`.
 //! * `intake`, [`watch`]: what reaches the agent; `evacuator`: the driver of core's machine; `hands`: one
 //!   function a stage.
-//! * [`process`]: the workload's processes; `holding`: the claim as the stages see it; `renewal`: its heartbeat.
+//! * [`process`]: the workload's processes; `apart`: those that are none of it; [`hooks`]: the commands around a
+//!   snapshot; `holding`: the claim as the stages see it; `renewal`: its heartbeat.
+//! * [`ports`]: queues and tables, as this crate asks for them.
 //! * [`dirs`], [`record`]: what is kept on this machine; [`control`]: the socket; [`summary`]: the result.
 //!
 //! The bytes move in `lifeboat-snapshot`; the metadata service is asked in `lifeboat-imds`.
 
+mod apart;
 mod before;
 mod begin;
 pub mod clock;
@@ -21,7 +24,9 @@ pub mod dirs;
 mod evacuator;
 mod hands;
 mod holding;
+pub mod hooks;
 mod intake;
+pub mod ports;
 mod precopy;
 pub mod process;
 pub mod record;
@@ -37,6 +42,7 @@ pub mod watch;
 
 pub use config::{Config, ConfigError, Settings};
 pub use hands::{MakeProgress, Site, bytes_text};
+pub use ports::Ports;
 pub use ring::LogRing;
 pub use run::{RunEnd, Ui, run};
 pub use setup::{RunError, Setup};

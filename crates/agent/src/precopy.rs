@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::hands::{Site, chain};
 use crate::holding::SharedClaim;
+use crate::hooks::{Occasion, Outcome};
 
 /// Between two rounds after a rebalance recommendation, where no interval is configured: the notice may follow
 /// within minutes, or never.
@@ -64,6 +65,19 @@ async fn rounds(site: Arc<Site>, claim: SharedClaim, now: Arc<Notify>, interval:
 /// One round. `false`: the work is not ours any more.
 async fn round(site: &Site, claim: &SharedClaim) -> bool {
     let begun = Instant::now();
+    let around = site.hooks.begin(Occasion::Round, None).await;
+    if let Some(failure) = around.failure() {
+        // The last recovery point was prepared as it should be: this one would take its place and was not.
+        tracing::error!(failure, "nothing is copied in this round; it is tried again");
+        return true;
+    }
+    let (is_ours, outcome) = copy(site, claim, begun).await;
+    around.end(outcome);
+    is_ours
+}
+
+/// Copies what has changed and commits it. First whether the work is ours still.
+async fn copy(site: &Site, claim: &SharedClaim, begun: Instant) -> (bool, Outcome) {
     let mut rounds = site.rounds.lock().await;
     let (id, point) = {
         let claim = claim.lock().await;
@@ -81,7 +95,7 @@ async fn round(site: &Site, claim: &SharedClaim) -> bool {
         Ok(saved) => saved,
         Err(error) => {
             tracing::warn!(error = chain(&error), "what has changed could not be copied; it is tried again");
-            return true;
+            return (true, Outcome::Failed);
         }
     };
     if saved.is_new {
@@ -98,10 +112,13 @@ async fn round(site: &Site, claim: &SharedClaim) -> bool {
                     error = chain(&error),
                     "what was copied could not be committed; it is tried again"
                 );
-                return true;
+                return (true, Outcome::Failed);
             }
-            Err(ClaimError::Fenced { .. } | ClaimError::Ended { .. }) => return false,
+            Err(ClaimError::Fenced { .. } | ClaimError::Ended { .. }) => return (false, Outcome::Failed),
         }
+    }
+    if !saved.is_new {
+        tracing::debug!("nothing has changed since the last recovery point");
     }
     rounds.committed(&saved);
     if rounds.is_prune_due()
@@ -109,5 +126,5 @@ async fn round(site: &Site, claim: &SharedClaim) -> bool {
     {
         tracing::warn!(error = chain(&error), "cannot prune old recovery points");
     }
-    true
+    (true, Outcome::Committed)
 }

@@ -18,6 +18,8 @@ use rustix::process::{Pid, Signal as OsSignal, WaitOptions, WaitStatus};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::apart;
+
 /// The variable by which processes of a run are recognised.
 pub const RUN_ID_VARIABLE: &str = "LIFEBOAT_RUN_ID";
 
@@ -130,18 +132,20 @@ impl Workload {
 
     /// Reaps every child that has ended, and tells how the workload stands. Never blocks.
     pub fn reap(&mut self) -> Life {
+        // Held until the end: a child that is started meanwhile would be taken for the workload's.
+        let apart = apart::all();
+        // Each round but the last reaps a child.
         loop {
-            match rustix::process::wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) => {
+            match if apart.is_empty() { reap_any() } else { reap_but(&apart) } {
+                Reaped::One(pid, status) => {
                     if pid == self.leader && self.exit.is_none() {
                         self.exit = exit_of(status);
-                        self.ask_those_left_behind();
+                        self.ask_those_left_behind(&apart);
                     }
                 }
-                Ok(None) => break,
-                Err(rustix::io::Errno::INTR) => {}
+                Reaped::NoneYet => break,
                 // No child, hence no descendant. The leader's end cannot have been missed: only this loop reaps.
-                Err(_) => return Life::Gone(self.exit.unwrap_or(Exit::Code(u8::MAX))),
+                Reaped::NoChild => return Life::Gone(self.exit.unwrap_or(Exit::Code(u8::MAX))),
             }
         }
         self.exit.map_or(Life::Running, Life::Orphans)
@@ -171,9 +175,9 @@ impl Workload {
     }
 
     /// The group was asked; those that had left it were not.
-    fn ask_those_left_behind(&self) {
+    fn ask_those_left_behind(&self, apart: &BTreeSet<i32>) {
         let Some(signal) = self.asked else { return };
-        let others: Vec<Pid> = family(&[rustix::process::getpid()])
+        let others: Vec<Pid> = family(&[rustix::process::getpid()], apart)
             .into_iter()
             .filter(|entry| entry.group != self.mark.leader)
             .map(|entry| entry.pid)
@@ -217,7 +221,9 @@ impl Mark {
                 .map(|entry| entry.pid)
                 .collect();
             found.extend(roots.iter().map(|pid| pid.as_raw_nonzero().get()));
-            found.extend(family(&roots).iter().map(|entry| entry.pid.as_raw_nonzero().get()));
+            found.extend(
+                family(&roots, &BTreeSet::new()).iter().map(|entry| entry.pid.as_raw_nonzero().get()),
+            );
         }
         found.remove(&rustix::process::getpid().as_raw_nonzero().get());
         found.into_iter().filter_map(Pid::from_raw).filter(|pid| has_not_ended(*pid)).collect()
@@ -282,6 +288,44 @@ impl Mark {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+/// What became of the children.
+enum Reaped {
+    One(Pid, WaitStatus),
+    /// None has ended since the last look.
+    NoneYet,
+    NoChild,
+}
+
+fn reap_any() -> Reaped {
+    // Repeated only when a signal came in between.
+    loop {
+        match rustix::process::wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, status))) => return Reaped::One(pid, status),
+            Ok(None) => return Reaped::NoneYet,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return Reaped::NoChild,
+        }
+    }
+}
+
+/// As [`reap_any`], without the children whose owners wait for them. What loses its parent while this looks has
+/// one that ended, and is found when the caller looks again.
+fn reap_but(apart: &BTreeSet<i32>) -> Reaped {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let mut is_any_left = false;
+    for child in process_table() {
+        if child.parent != own || apart.contains(&child.pid.as_raw_nonzero().get()) {
+            continue;
+        }
+        match rustix::process::waitpid(Some(child.pid), WaitOptions::NOHANG) {
+            Ok(Some((pid, status))) => return Reaped::One(pid, status),
+            Ok(None) | Err(rustix::io::Errno::INTR) => is_any_left = true,
+            Err(_) => {} // no child of ours any more
+        }
+    }
+    if is_any_left { Reaped::NoneYet } else { Reaped::NoChild }
 }
 
 fn exit_of(status: WaitStatus) -> Option<Exit> {
@@ -373,17 +417,22 @@ fn process_table() -> Vec<Entry> {
     process_ids().filter_map(Entry::read).collect()
 }
 
-/// The descendants of this process: orphans are among them, given to it as their reaper.
+/// The descendants of this process, without those that are no part of the workload: orphans are among them, given to
+/// it as their reaper.
 fn descendants() -> Vec<Pid> {
-    family(&[rustix::process::getpid()]).into_iter().map(|entry| entry.pid).collect()
+    let apart = apart::all();
+    family(&[rustix::process::getpid()], &apart).into_iter().map(|entry| entry.pid).collect()
 }
 
-/// All descendants of `roots`, without these. Read from the parents that the processes name, because the
+/// All descendants of `roots`, without these, and without `apart` and what lies below. Read from the parents that the processes name, because the
 /// kernel's lists of children exist only where it was built with them.
-fn family(roots: &[Pid]) -> Vec<Entry> {
+fn family(roots: &[Pid], apart: &BTreeSet<i32>) -> Vec<Entry> {
     let mut parents: BTreeSet<i32> = roots.iter().map(|pid| pid.as_raw_nonzero().get()).collect();
     let mut rest = process_table();
-    rest.retain(|entry| !parents.contains(&entry.pid.as_raw_nonzero().get()));
+    rest.retain(|entry| {
+        let pid = entry.pid.as_raw_nonzero().get();
+        !parents.contains(&pid) && !apart.contains(&pid)
+    });
     let mut found = Vec::new();
     // Each round finds one generation; the last finds none.
     loop {

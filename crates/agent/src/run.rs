@@ -32,6 +32,7 @@ use crate::evacuator::{Evacuator, Target};
 use crate::hands::{MakeProgress, Site, chain};
 use crate::holding::{Holding, SharedClaim, descends};
 use crate::intake::{Event, Intake};
+use crate::ports::Ports;
 use crate::precopy::Precopy;
 use crate::process::{Life, Mark, Workload};
 use crate::record::{Record, RecordFile};
@@ -48,6 +49,8 @@ pub struct Ui {
     pub ring: LogRing,
     /// For progress bars.
     pub progress: MakeProgress,
+    /// Queues and tables.
+    pub ports: Ports,
 }
 
 impl std::fmt::Debug for Ui {
@@ -102,6 +105,8 @@ pub async fn run(setup: &Setup, command: &[OsString], ui: Ui) -> Result<RunEnd, 
     let clock = LocalClock::start();
     let mut run = Run { setup, site, intake, clock, file, record, has_unsaved: false };
     let end = Box::pin(run.whole(command)).await;
+    // What is owed to a database that was told to hold still; bounded by its own time-out.
+    run.site.hooks.settle().await;
     drop(run); // whoever still waits for an answer is told that there is none
     server.close().await;
     end

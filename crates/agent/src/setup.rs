@@ -18,6 +18,7 @@ use lifeboat_snapshot::{Rounds, StoreError, StoreUrl, UploadLog, Workload, Workl
 use crate::config::{Config, ConfigError, Settings};
 use crate::dirs::{Dirs, DirsError, Outlive, state_dir, write_atomically};
 use crate::hands::{MakeProgress, Site};
+use crate::hooks::Hooks;
 use crate::process::StartError;
 use crate::record::agent_id;
 use crate::ring::LogRing;
@@ -238,13 +239,23 @@ impl Setup {
             exclude: self.settings.exclude.clone(),
             exclude_paths: own_paths.clone(),
             priorities: self.settings.priorities.clone(),
-            pace: lifeboat_snapshot::save::Pace::BACKGROUND,
+            pace: self.settings.pace,
             ..SaveOptions::new(&self.work_dir)
         };
         let keep = usize::try_from(self.settings.keep).ok().and_then(NonZeroUsize::new);
         let log = UploadLog::at(&self.dirs.agent.join("uploads"));
         let rounds = Rounds::new(workload.clone(), options, log, keep.unwrap_or(NonZeroUsize::MIN));
+        let hooks = Hooks::new(
+            (self.settings.before_snapshot.clone(), self.settings.after_snapshot.clone()),
+            self.work_dir.clone(),
+            vec![
+                ("LIFEBOAT_WORKLOAD", self.name.to_string().into()),
+                ("LIFEBOAT_INSTANCE", instance.clone().into()),
+                ("LIFEBOAT_WORK_DIR", self.work_dir.clone().into()),
+            ],
+        );
         Ok(Site {
+            hooks,
             settings: self.settings.clone(),
             workload,
             work_dir: self.work_dir.clone(),

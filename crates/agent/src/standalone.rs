@@ -116,6 +116,7 @@ async fn alone(setup: &Setup, ui: Ui, begun: Timestamp) -> Result<Summary, RunEr
         evacuator.settle();
     }
     evacuator.keep_record();
+    site.hooks.settle().await;
     Ok(ended?)
 }
 

@@ -7,6 +7,7 @@ mod index_worker;
 mod log;
 mod output;
 mod progress;
+mod wiring;
 
 use std::process::ExitCode;
 
@@ -54,7 +55,8 @@ fn main() -> ExitCode {
 const BLOCKING_THREADS: usize = 16;
 
 async fn dispatch(cli: Cli, ring: lifeboat_agent::LogRing) -> anyhow::Result<u8> {
-    let ui = lifeboat_agent::Ui { ring, progress: progress::maker(!cli.quiet && !cli.json) };
+    let ports = lifeboat_agent::Ports::default(); // a run and an evacuation add theirs
+    let ui = lifeboat_agent::Ui { ring, progress: progress::maker(!cli.quiet && !cli.json), ports };
     let (json, is_quiet) = (cli.json, cli.quiet);
     match cli.command {
         Command::Run(args) => commands::run::run(&args, ui, commands::run::Say { json, is_quiet }).await,

@@ -14,6 +14,12 @@ const CARGO_DENY: &str = "0.20.2";
 /// The S3 server of the tests; its tests are written for this version.
 const S3S_FS: &str = "0.14.1";
 
+/// The stand-in for the rest of AWS; its tests are written for this version. What it needs is pinned beside.
+const MOTO: &str = "5.2.5";
+
+/// Every package with its hash. Written by `pip-compile --generate-hashes` from `moto[server]==5.2.5`.
+const MOTO_REQUIREMENTS: &str = "xtask/moto-requirements.txt";
+
 /// Has no standard library: what builds for it reads no clock, file or network.
 const BARE_TARGET: &str = "x86_64-unknown-none";
 
@@ -38,7 +44,7 @@ const fn step(name: &'static str, what: &'static str, run: fn() -> anyhow::Resul
 }
 
 /// All steps in the order in which they run.
-pub(crate) const STEPS: [Step; 13] = [
+pub(crate) const STEPS: [Step; 14] = [
     step("tools", "what the other steps need is there", tools),
     step("fmt", "every file is formatted", fmt),
     step("tidy", "headers, lengths, links, and no traces of one machine", tidy_tree),
@@ -51,6 +57,7 @@ pub(crate) const STEPS: [Step; 13] = [
     step("doc", "the documentation builds, its links lead somewhere", doc),
     step("doctest", "the examples in the documentation work", doctest),
     step("s3-server", "the S3 server of the tests is installed", s3_server),
+    step("aws-server", "the stand-in for AWS of the tests is installed", aws_server),
     step("test", "the tests, those of the real binary among them", test),
 ];
 
@@ -139,11 +146,37 @@ pub(crate) fn s3s_fs() -> anyhow::Result<PathBuf> {
     installed("s3s-fs", S3S_FS, &["--features", "binary"])
 }
 
-/// A program from crates.io in its pinned version, built where it is missing.
-fn installed(name: &str, version: &str, args: &[&str]) -> anyhow::Result<PathBuf> {
+/// The tests find it where this installs it: a virtual environment of its own, with pinned packages.
+fn aws_server() -> anyhow::Result<Done> {
+    let home = tool_home("moto", MOTO)?;
+    let (python, program) = (home.join("bin/python3"), home.join("bin/moto_server"));
+    // Written last: an installation that was cut off, or whose Python is gone, is made anew.
+    let mark = home.join("installed");
+    let requirements = root().join(MOTO_REQUIREMENTS);
+    let wanted = std::fs::read_to_string(&requirements).context(MOTO_REQUIREMENTS)?;
+    let is_whole = std::fs::read_to_string(&mark).is_ok_and(|found| found == wanted)
+        && succeeds(Command::new(&python).args(["-c", "import moto.server"]));
+    if !is_whole {
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&home))
+            .context("python3 makes no virtual environments: apt-get install python3-venv")?;
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"];
+        run(Command::new(&python).args(pip).args(["--require-hashes", "--requirement"]).arg(&requirements))?;
+        std::fs::write(&mark, wanted).with_context(|| format!("cannot write {}", mark.display()))?;
+    }
+    println!("{}", program.display());
+    Ok(Done::Passed)
+}
+
+/// Where a tool is installed: once a user, outside the repository.
+fn tool_home(name: &str, version: &str) -> anyhow::Result<PathBuf> {
     let home = cache_home()
         .with_context(|| format!("neither XDG_CACHE_HOME nor HOME is set: nowhere to install {name}"))?;
-    let tool = home.join("lifeboat/tools").join(format!("{name}-{version}"));
+    Ok(home.join("lifeboat/tools").join(format!("{name}-{version}")))
+}
+
+/// A program from crates.io in its pinned version, built where it is missing.
+fn installed(name: &str, version: &str, args: &[&str]) -> anyhow::Result<PathBuf> {
+    let tool = tool_home(name, version)?;
     let program = tool.join("bin").join(name);
     if !program.exists() {
         let mut install = cargo();
@@ -203,6 +236,9 @@ fn test() -> anyhow::Result<Done> {
 
 /// Tests reach no metadata service by accident: on EC2 there is a real one.
 fn for_tests(command: &mut Command) -> &mut Command {
-    // What must not be missing here: `s3_server` has installed it.
-    command.env("AWS_EC2_METADATA_DISABLED", "true").env("LIFEBOAT_TEST_S3", "1")
+    // What must not be missing here: `s3_server` and `aws_server` have installed it.
+    command
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("LIFEBOAT_TEST_S3", "1")
+        .env("LIFEBOAT_TEST_AWS", "1")
 }

@@ -31,6 +31,7 @@ pub(crate) async fn run(args: &RunArgs, ui: Ui, say: Say) -> anyhow::Result<u8> 
         metadata = setup.metadata.as_ref().map(tracing::field::display),
         "set up"
     );
+    let ui = Ui { ports: crate::wiring::ports(&setup.settings).await?, ..ui };
     let end = lifeboat_agent::run(&setup, &args.command, ui).await?;
     // Standard output belongs to the command.
     if say.json {
@@ -54,6 +55,7 @@ pub(crate) async fn evacuate(args: &WorkloadArgs, ui: Ui, json: bool) -> anyhow:
         "`{}` has never run on this machine for this user; to save a directory under that name, give --work-dir",
         setup.name
     );
+    let ui = Ui { ports: crate::wiring::ports(&setup.settings).await?, ..ui };
     let summary = lifeboat_agent::evacuate(&setup, ui).await?;
     output::either(json, &summary, || summary.table())?;
     Ok(match summary.verdict {
