@@ -61,6 +61,8 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Watch all of it, for real, in a temporary folder, in under a minute.
     Demo(DemoArgs),
+    /// Serve a simulated ECS fleet over AWS's wire protocols, on loopback, with a live page.
+    Lab(Box<crate::commands::lab::LabArgs>),
     /// Serve a mock metadata service for rehearsals and tests.
     MockImds(Box<lifeboat_imds::mock::args::MockArgs>),
     /// Print a completion script for a shell.

@@ -77,6 +77,7 @@ async fn dispatch(cli: Cli, ring: lifeboat_agent::LogRing) -> anyhow::Result<u8>
         }
         Command::Config(ConfigCommand::Check { file }) => commands::config::check(&file, json),
         Command::Demo(args) => demo::demo(&args, json).await,
+        Command::Lab(args) => commands::lab::serve(*args, json).await,
         Command::MockImds(args) => commands::mock::serve(*args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -9,6 +9,7 @@
 //! * [`ecs`]: the world in which AWS chooses, and controllers fail as they do.
 //! * [`swarm`]: worlds drawn from seeds, with faults.
 //! * [`scenario`], [`simulate`], [`model`]: what `lifeboat simulate` runs.
+//! * `lab` (feature `lab`): that world over AWS's wire protocols, on loopback.
 //! * [`tally`], [`mod@bound`], [`record`]: what a run cost and held, what no plan can beat, what to show of it.
 
 pub mod bound;
@@ -16,6 +17,8 @@ pub mod bound;
 pub mod cli;
 pub mod ecs;
 pub mod html;
+#[cfg(feature = "lab")]
+pub mod lab;
 pub mod model;
 pub mod policies;
 pub mod record;

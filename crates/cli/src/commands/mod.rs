@@ -2,6 +2,7 @@
 
 pub(crate) mod config;
 pub(crate) mod doctor;
+pub(crate) mod lab;
 pub(crate) mod mock;
 pub(crate) mod restore;
 pub(crate) mod run;

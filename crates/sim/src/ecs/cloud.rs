@@ -79,7 +79,7 @@ pub(super) struct Cloud {
 }
 
 impl Task {
-    fn zone(&self) -> Option<usize> {
+    pub(super) fn zone(&self) -> Option<usize> {
         self.zone.map(usize::from)
     }
 }

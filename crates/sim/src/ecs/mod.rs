@@ -4,15 +4,18 @@
 //! * [`Config`], [`Faults`], [`StartTimes`]: what a world is made of.
 //! * `cloud`: ECS itself. `queue`: EventBridge and SQS. `shell`: the controllers that carry out effects.
 //! * `check`: what must hold in every world, whatever goes wrong.
+//! * [`Live`]: the same ECS without controllers, moved on by its caller.
 
 mod check;
 mod cloud;
 mod config;
 mod faults;
+mod live;
 mod queue;
 mod shell;
 mod start;
 
+use std::borrow::Cow;
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
@@ -24,6 +27,7 @@ use lifeboat_core::time::{Millis, Timestamp};
 pub use self::check::Violation;
 pub use self::config::{Config, Planted};
 pub use self::faults::Faults;
+pub use self::live::{Live, Moment, ServiceFigures};
 pub use self::start::StartTimes;
 
 use self::check::Checks;
@@ -95,6 +99,21 @@ struct Account {
     deliver_at: Option<Timestamp>,
 }
 
+impl Account {
+    fn new(target: u32, since: Timestamp) -> Self {
+        Self {
+            target,
+            since,
+            serving: (0, 0),
+            tally: Tally::default(),
+            open: Vec::new(),
+            losses: Vec::new(),
+            targets: Vec::new(),
+            deliver_at: None,
+        }
+    }
+}
+
 /// What a run of this world came to.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -115,8 +134,8 @@ pub struct Outcome {
 }
 
 struct World<'a> {
-    trace: &'a Trace,
-    config: &'a Config,
+    trace: Cow<'a, Trace>,
+    config: Cow<'a, Config>,
     now: Timestamp,
     heap: BinaryHeap<Reverse<Item>>,
     number: u64,
@@ -133,13 +152,16 @@ struct World<'a> {
     digest: u64,
     events: u64,
     inputs: u64,
+    /// Where the world has no controllers, what happens is told to its caller in place of the queues.
+    journal: Option<Vec<Moment>>,
 }
 
 /// Replays `trace` through ECS and the controllers.
 #[must_use]
 pub fn run(trace: &Trace, config: &Config) -> Outcome {
-    let mut world = World::new(trace, config);
+    let mut world = World::new(Cow::Borrowed(trace), Cow::Borrowed(config));
     world.begin();
+    world.start_controllers();
     while let Some(Reverse(item)) = world.heap.pop() {
         if item.at >= trace.end() {
             break;
@@ -152,36 +174,28 @@ pub fn run(trace: &Trace, config: &Config) -> Outcome {
 }
 
 impl<'a> World<'a> {
-    fn new(trace: &'a Trace, config: &'a Config) -> Self {
-        let account = Account {
-            target: config.target,
-            since: Timestamp(0),
-            serving: (0, 0),
-            tally: Tally::default(),
-            open: Vec::new(),
-            losses: Vec::new(),
-            targets: Vec::new(),
-            deliver_at: None,
-        };
+    fn new(trace: Cow<'a, Trace>, config: Cow<'a, Config>) -> Self {
+        let account = Account::new(config.target, Timestamp(0));
         Self {
-            trace,
-            config,
             now: Timestamp(0),
             heap: BinaryHeap::new(),
             number: 0,
-            cloud: Cloud::new(trace, config),
+            cloud: Cloud::new(&trace, &config),
             queues: vec![Queue::default(); config.services],
             stored: vec![Stored::default(); config.services],
-            controllers: (0..config.controllers).map(|index| Controller::new(config, index)).collect(),
+            controllers: (0..config.controllers).map(|index| Controller::new(&config, index)).collect(),
             accounts: vec![account; config.services],
             rng: Rng::new(config.seed, 3),
             nature: Rng::new(config.seed, 4),
             gaps: Vec::new(),
-            checks: Checks::new(config),
+            checks: Checks::new(&config),
             record: Record::default(),
             digest: 0,
             events: 0,
             inputs: 0,
+            journal: None,
+            trace,
+            config,
         }
     }
 
@@ -189,11 +203,12 @@ impl<'a> World<'a> {
         let rooms = self.rooms();
         for service in 0..self.config.services {
             let capacity = if self.config.starts_on_spot { Capacity::Spot } else { Capacity::OnDemand };
-            self.cloud.pairs[service].side(capacity).desired = self.config.target;
+            let target = self.accounts[service].target;
+            self.cloud.pairs[service].side(capacity).desired = target;
             if self.config.follows {
-                self.cloud.pairs[service].spot.desired = self.config.target;
+                self.cloud.pairs[service].spot.desired = target;
             }
-            for task in 0..self.config.target {
+            for task in 0..target {
                 let first = usize::try_from(task).unwrap_or(0) % rooms.len();
                 let zone = (0..rooms.len())
                     .map(|offset| (first + offset) % rooms.len())
@@ -216,8 +231,6 @@ impl<'a> World<'a> {
                 self.push(at, Event::Reclaim { tick });
             }
         }
-        self.push(Timestamp(60_000), Event::Watch);
-        self.start_controllers();
     }
 
     fn push(&mut self, at: Timestamp, event: Event) {
@@ -287,22 +300,27 @@ impl<'a> World<'a> {
             for (service, key) in self.cloud.doom(zone, capacity) {
                 let is_announced =
                     self.config.notice > Millis::ZERO && self.nature.chance(self.config.announced);
-                self.mark(2, service as u64, key);
-                if !is_announced {
-                    self.push(at, Event::Die { service, key });
-                    continue;
-                }
-                if let Some(task) = self.cloud.pairs[service].spot.find(key) {
-                    task.is_warned = true;
-                }
-                // From the notice on nobody counts on it, though it still serves.
-                self.accounts[service].losses.push(self.now);
-                self.tell(service, Capacity::Spot, Happening::Warned { task: key });
-                let serves = self.config.notice.min(self.config.stop_timeout);
-                self.push(self.now + serves, Event::Die { service, key });
-                self.place_soon(service, Capacity::Spot);
+                self.doom(service, key, at, is_announced);
             }
         }
+    }
+
+    /// The reclaim of a task at `at` is certain from now on.
+    fn doom(&mut self, service: usize, key: u64, at: Timestamp, is_announced: bool) {
+        self.mark(2, service as u64, key);
+        if !is_announced {
+            self.push(at, Event::Die { service, key });
+            return;
+        }
+        if let Some(task) = self.cloud.pairs[service].spot.find(key) {
+            task.is_warned = true;
+        }
+        // From the notice on nobody counts on it, though it still serves.
+        self.accounts[service].losses.push(self.now);
+        self.tell(service, Capacity::Spot, Happening::Warned { task: key });
+        let serves = self.config.notice.min(self.config.stop_timeout);
+        self.push(self.now + serves, Event::Die { service, key });
+        self.place_soon(service, Capacity::Spot);
     }
 
     fn die(&mut self, service: usize, key: u64) {
@@ -382,7 +400,7 @@ impl<'a> World<'a> {
                 self.place_at(service, capacity, allowed);
                 return;
             }
-            let placed = self.cloud.place(self.now, (service, capacity), &rooms, self.config);
+            let placed = self.cloud.place(self.now, (service, capacity), &rooms, &self.config);
             let at = match placed {
                 Placed::Starts { key, ready_at } => {
                     self.mark(5, service as u64, key);
@@ -390,9 +408,11 @@ impl<'a> World<'a> {
                         self.accounts[service].tally.on_demand_launches += 1;
                     }
                     self.push(ready_at, Event::Ready { service, capacity, key });
+                    self.note_placed(service, capacity, key, Some(ready_at));
                     continue;
                 }
                 Placed::Stuck { key, fails_at } => {
+                    self.note_placed(service, capacity, key, None);
                     self.push(fails_at, Event::GiveUp { service, key });
                     self.cloud.pairs[service].side(capacity).retry_at
                 }
@@ -472,23 +492,40 @@ impl<'a> World<'a> {
 
     /// EventBridge tells the queue, late, twice or never.
     fn tell(&mut self, service: usize, capacity: Capacity, what: Happening) {
-        let faults = &self.config.faults;
         let event = Told { at: self.now, capacity, what };
-        let is_faulty = self.now < faults.until;
         self.checks.told(service, &event);
-        if is_faulty && self.rng.chance(faults.lost) {
+        let arrivals = self.arrivals();
+        if let Some(journal) = &mut self.journal {
+            journal.push(Moment::Told { service, event, arrivals });
             return;
         }
+        if arrivals.is_empty() {
+            return;
+        }
+        for at in arrivals {
+            self.queues[service].send(at, event);
+        }
+        self.deliver_soon(service);
+    }
+
+    /// When the copies of an event of this moment arrive; none where it is lost.
+    fn arrivals(&mut self) -> Vec<Timestamp> {
+        let faults = &self.config.faults;
+        let is_faulty = self.now < faults.until;
+        if is_faulty && self.rng.chance(faults.lost) {
+            return Vec::new();
+        }
         let copies = 1 + u32::from(is_faulty && self.rng.chance(faults.doubled));
+        let mut arrivals = Vec::new();
         for _ in 0..copies {
             let wait = if is_faulty && self.rng.chance(faults.late) {
                 self.rng.between(5_000, 600_000)
             } else {
                 self.rng.between(300, 3_000)
             };
-            self.queues[service].send(self.now + Millis(wait), event);
+            arrivals.push(self.now + Millis(wait));
         }
-        self.deliver_soon(service);
+        arrivals
     }
 
     fn deliver_soon(&mut self, service: usize) {

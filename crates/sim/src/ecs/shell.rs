@@ -88,6 +88,7 @@ impl Controller {
 
 impl World<'_> {
     pub(super) fn start_controllers(&mut self) {
+        self.push(Timestamp(60_000), Event::Watch);
         for controller in 0..self.controllers.len() {
             self.wake_all(controller);
         }
@@ -167,7 +168,7 @@ impl World<'_> {
             let fallen = &mut self.controllers[controller];
             fallen.epoch += 1;
             fallen.is_up = false;
-            fallen.fill(self.config, controller);
+            fallen.fill(&self.config, controller);
             let back = self.now + Millis(self.rng.between(1_000, 120_000));
             self.push(back, Event::Shell(Due::Restart { controller }));
             return true;
