@@ -10,6 +10,7 @@
 //! `docs/controller.md` says what it promises and how it behaves when the world is odd.
 
 pub mod alert;
+pub mod aws;
 mod call;
 pub mod clock;
 pub mod config;

@@ -24,9 +24,6 @@ pub(crate) const SERVICES_A_CALL: usize = 10;
 /// Source: ECS API, DescribeTasks: at most 100 tasks a call; ListTasks pages of 100; read 2023.
 const TASKS_A_CALL: usize = 100;
 
-/// Pages of one list. 1,000 are 100,000 tasks, far beyond any quota: a token that never ends must not loop for ever.
-const PAGES_MAX: usize = 1_000;
-
 /// Calls that run at once: ECS's read calls are throttled at some 20 a second sustained.
 const CONCURRENT: usize = 8;
 
@@ -36,8 +33,8 @@ const GATHER: Millis = Millis(200);
 /// Tries of one call; a look that still fails is asked for again by the machine.
 const TRIES: u32 = 4;
 
-/// One call, in real time.
-const CALL_MAX: Duration = Duration::from_secs(5);
+/// One call, in real time; a list may have many pages.
+const CALL_MAX: Duration = Duration::from_secs(10);
 
 /// Looks that may wait.
 pub(crate) const LOOKS_MAX: usize = 4_096;
@@ -171,17 +168,7 @@ impl Observer {
     }
 
     async fn list(&self, service: Option<&str>) -> Result<Vec<String>, CallError> {
-        let mut arns = Vec::new();
-        let mut next: Option<String> = None;
-        for _ in 0..PAGES_MAX {
-            let page = self.call(|| self.ecs.tasks(&self.cluster, service, next.as_deref())).await?;
-            arns.extend(page.arns);
-            match page.next {
-                Some(token) => next = Some(token),
-                None => return Ok(arns),
-            }
-        }
-        Err(CallError::Unavailable(format!("the list of tasks has more than {PAGES_MAX} pages")))
+        self.call(|| self.ecs.tasks(&self.cluster, service)).await
     }
 
     async fn describe(

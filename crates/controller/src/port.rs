@@ -82,15 +82,6 @@ pub struct TaskView {
     pub desired_status: String,
 }
 
-/// One page of task ARNs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TaskPage {
-    /// The ARNs, at most 100.
-    pub arns: Vec<String>,
-    /// For the next page, where there is one.
-    pub next: Option<String>,
-}
-
 /// The ECS calls.
 #[async_trait]
 pub trait Ecs: Send + Sync + Debug {
@@ -101,13 +92,8 @@ pub trait Ecs: Send + Sync + Debug {
     async fn describe_services(&self, cluster: &str, names: &[String])
     -> Result<Vec<ServiceView>, CallError>;
 
-    /// One page of the tasks that are meant to run, of one service or of the whole cluster.
-    async fn tasks(
-        &self,
-        cluster: &str,
-        service: Option<&str>,
-        next: Option<&str>,
-    ) -> Result<TaskPage, CallError>;
+    /// The ARNs of all tasks that are meant to run, of one service or of the whole cluster.
+    async fn tasks(&self, cluster: &str, service: Option<&str>) -> Result<Vec<String>, CallError>;
 
     /// Up to a hundred tasks; those that do not exist are left out.
     async fn describe_tasks(&self, cluster: &str, arns: &[String]) -> Result<Vec<TaskView>, CallError>;

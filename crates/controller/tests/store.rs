@@ -93,7 +93,10 @@ async fn one_of_many_wins(store: Arc<dyn Store>) {
     for _ in 0..40 {
         let racers: Vec<_> = (0..16)
             .map(|_| {
-                let (store, commit) = (Arc::clone(&store), then("contended", &state, racer % 10));
+                let (store, commit) = (
+                    Arc::clone(&store),
+                    then("contended", &state, 1 + u32::try_from(state.generation % 9).expect("small")),
+                );
                 tokio::spawn(async move { store.commit(commit).await.expect("answered") })
             })
             .collect();

@@ -1,9 +1,11 @@
 //! Where the state of each service and its history are kept.
 //!
 //! State and history entry are stored in one transaction, and only if the stored generation is the expected one
-//! (compare-and-set). [`MemoryStore`] forgets at the end, [`SqliteStore`] is one file on one machine.
+//! (compare-and-set). [`MemoryStore`] forgets at the end, [`SqliteStore`] is one file on one machine,
+//! [`DynamoStore`] a table that several controllers share.
 //! `tests/store.rs` is the suite that all of them pass.
 
+mod dynamo;
 mod memory;
 mod sqlite;
 
@@ -15,6 +17,7 @@ use lifeboat_core::failover::state::State;
 use lifeboat_core::time::{Millis, Timestamp};
 use serde::{Deserialize, Serialize};
 
+pub use self::dynamo::DynamoStore;
 pub use self::memory::MemoryStore;
 pub use self::sqlite::SqliteStore;
 

@@ -123,9 +123,8 @@ impl Live {
     #[must_use]
     pub fn figures(&self, service: usize) -> ServiceFigures {
         let pair = &self.world.cloud.pairs[service];
-        let count = |tasks: &[Task], is: fn(&Task) -> bool| {
-            super::cloud::count(tasks.iter().filter(|task| is(task)))
-        };
+        let count =
+            |tasks: &[Task], is: fn(&Task) -> bool| super::cloud::count(tasks.iter().filter(|task| is(task)));
         ServiceFigures {
             spot_ready: count(&pair.spot.tasks, |task| task.is_ready && !task.is_warned),
             spot_starting: count(&pair.spot.tasks, |task| !task.is_ready && !task.is_warned),

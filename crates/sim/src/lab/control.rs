@@ -275,7 +275,11 @@ fn faults(lab: &mut Lab, body: &[u8]) -> Done {
 fn fail(lab: &mut Lab, body: &[u8]) -> Done {
     let asked: Failure = read(body)?;
     let wall = lab.wall;
-    if lab.failures.add(asked, wall) { Ok(json!({})) } else { Err(wrong("there are 100 orders to fail already")) }
+    if lab.failures.add(asked, wall) {
+        Ok(json!({}))
+    } else {
+        Err(wrong("there are 100 orders to fail already"))
+    }
 }
 
 #[derive(Deserialize)]
@@ -371,6 +375,9 @@ fn service(lab: &mut Lab, body: &[u8]) -> Done {
             lab.services[index].deploys = deploying;
         }
     }
-    debug_assert_eq!(lab.services[Lab::index_of(pair, Capacity::Spot)].name, service_of(&asked.name, Capacity::Spot));
+    debug_assert_eq!(
+        lab.services[Lab::index_of(pair, Capacity::Spot)].name,
+        service_of(&asked.name, Capacity::Spot)
+    );
     Ok(state(lab))
 }

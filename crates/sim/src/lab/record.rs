@@ -88,7 +88,12 @@ impl Records {
         self.number
     }
 
-    pub(crate) fn call(&mut self, at: Timestamp, wall_ms: i64, (operation, outcome, summary): (String, String, String)) {
+    pub(crate) fn call(
+        &mut self,
+        at: Timestamp,
+        wall_ms: i64,
+        (operation, outcome, summary): (String, String, String),
+    ) {
         self.count(&operation, &outcome);
         let number = self.number();
         push(&mut self.calls, Call { number, at_ms: at.0, wall_ms, operation, outcome, summary }, LINES_MAX);

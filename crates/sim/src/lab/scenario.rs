@@ -222,7 +222,11 @@ impl LabScenario {
                 && !self.services.iter().any(|pair| pair.name == *name)
             {
                 let found = name.clone();
-                return Err(ScenarioError::Range { key: "steps.service", range: "one of the services", found });
+                return Err(ScenarioError::Range {
+                    key: "steps.service",
+                    range: "one of the services",
+                    found,
+                });
             }
         }
         Ok(())
@@ -282,9 +286,9 @@ impl FaultShares {
 
     pub(crate) fn of_world(&self, silent: u32) -> Faults {
         Faults {
-            until: self.until.map_or(Timestamp(i64::MAX), |span| {
-                Timestamp(i64::try_from(span.0.0).unwrap_or(i64::MAX))
-            }),
+            until: self
+                .until
+                .map_or(Timestamp(i64::MAX), |span| Timestamp(i64::try_from(span.0.0).unwrap_or(i64::MAX))),
             lost: per_mille(self.lost),
             doubled: per_mille(self.doubled),
             late: per_mille(self.late),
@@ -300,14 +304,16 @@ impl FaultShares {
 fn shares(given: &[(&'static str, f64)]) -> Result<(), ScenarioError> {
     match given.iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
         None => Ok(()),
-        Some((key, share)) => {
-            Err(ScenarioError::Range { key, range: "0 to 1", found: share.to_string() })
-        }
+        Some((key, share)) => Err(ScenarioError::Range { key, range: "0 to 1", found: share.to_string() }),
     }
 }
 
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
-    if is_name(name) { Ok(()) } else { Err(format!("{name:?} is no name: letters, digits, - and _, at most 200")) }
+    if is_name(name) {
+        Ok(())
+    } else {
+        Err(format!("{name:?} is no name: letters, digits, - and _, at most 200"))
+    }
 }
 
 fn is_name(name: &str) -> bool {

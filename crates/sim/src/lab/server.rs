@@ -144,10 +144,7 @@ pub async fn serve(
     }
     let lab = Lab::new(&settings.scenario, wall_now(), settings.speed, settings.stamps)?;
     let shared = Arc::new(Shared { lab: Mutex::new(lab), arrived: Notify::new(), changed: Notify::new() });
-    let router = Router::new()
-        .route("/", get(page).post(aws))
-        .fallback(any)
-        .with_state(Arc::clone(&shared));
+    let router = Router::new().route("/", get(page).post(aws)).fallback(any).with_state(Arc::clone(&shared));
     // Long polls and hanging calls end with the process; nobody waits for them.
     tokio::select! {
         served = async { axum::serve(listener, router).await } => served.map_err(LabError::Serve),
@@ -219,7 +216,10 @@ async fn aws(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     }
     let content_type = text(&parts.headers, "content-type").unwrap_or_default();
     let Ok(body) = to_bytes(body, BODY_MAX).await else {
-        return response(protocol::refuse(&Fault::new("RequestEntityTooLarge", "the body is too large"), content_type));
+        return response(protocol::refuse(
+            &Fault::new("RequestEntityTooLarge", "the body is too large"),
+            content_type,
+        ));
     };
     let head = Head {
         path: parts.uri.path(),
@@ -298,7 +298,8 @@ async fn fail(
             Some(response(protocol::encode(request, &Err(fault), "hung")))
         }
         code => {
-            let is_server = code.starts_with("Server") || code.starts_with("Internal") || code.starts_with("ServiceUn");
+            let is_server =
+                code.starts_with("Server") || code.starts_with("Internal") || code.starts_with("ServiceUn");
             let status = failure.status.unwrap_or(if is_server { 500 } else { 400 });
             let message = if code.contains("Thrott") { "Rate exceeded" } else { "ordered of the lab" };
             let fault = Fault { code: code.to_owned(), message: message.to_owned(), status };
@@ -324,7 +325,8 @@ fn attempt(lab: &mut Lab, request: &protocol::Request, operation: &str, host: &s
         Ok(Reply::Value(value)) => Ok(value),
         Err(fault) => Err(fault),
     };
-    let is_empty = operation == "sqs:ReceiveMessage" && outcome.as_ref().is_ok_and(|value| value.get("Messages").is_none());
+    let is_empty = operation == "sqs:ReceiveMessage"
+        && outcome.as_ref().is_ok_and(|value| value.get("Messages").is_none());
     if is_empty {
         lab.records.count(operation, "empty");
     } else {

@@ -100,9 +100,8 @@ impl Lab {
             (scenario.queue.clone(), Queue::new(30, Some((dead.clone(), scenario.receives_max)))),
             (dead, Queue::new(30, None)),
         ]);
-        let at = |step: &Step| {
-            Timestamp(step.at.map_or(0, |span| i64::try_from(span.0.0).unwrap_or(i64::MAX)))
-        };
+        let at =
+            |step: &Step| Timestamp(step.at.map_or(0, |span| i64::try_from(span.0.0).unwrap_or(i64::MAX)));
         let mut steps: Vec<(Timestamp, Step)> =
             scenario.steps.iter().map(|step| (at(step), step.clone())).collect();
         steps.sort_by_key(|(at, _)| *at);
@@ -373,7 +372,11 @@ impl Lab {
                     found.warn(stamp);
                 }
                 self.tell_task(task, at, arrivals);
-                self.say(index, at, format!("has stopped 1 running tasks: (task {}).", self.names.task_id(task)));
+                self.say(
+                    index,
+                    at,
+                    format!("has stopped 1 running tasks: (task {}).", self.names.task_id(task)),
+                );
             }
             Happening::Stopped { task, is_interruption } => {
                 let why = match scaled {

@@ -46,9 +46,11 @@ impl Stop {
     pub(crate) fn reason(&self) -> String {
         match self {
             Self::Interrupted => "Your Spot Task was interrupted.".to_owned(),
-            Self::NoCapacity => "Capacity is unavailable at this time. Please try again later or in a different \
+            Self::NoCapacity => {
+                "Capacity is unavailable at this time. Please try again later or in a different \
                                  availability zone"
-                .to_owned(),
+                    .to_owned()
+            }
             Self::Scaled { deployment } => format!("Scaling activity initiated by (deployment {deployment})"),
         }
     }

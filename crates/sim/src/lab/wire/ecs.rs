@@ -265,8 +265,7 @@ fn list_tasks(lab: &Lab, input: &Value) -> Result<Value, Fault> {
         None => Box::new(lab.tasks.range(after..).map(|(key, _)| *key)),
         Some(given) => {
             let index = lab.by_name.get(lab.names.service_name(given));
-            let index =
-                index.ok_or_else(|| Fault::new("ServiceNotFoundException", "Service not found."))?;
+            let index = index.ok_or_else(|| Fault::new("ServiceNotFoundException", "Service not found."))?;
             Box::new(lab.services[*index].tasks.range(after..).copied())
         }
     };
@@ -444,7 +443,10 @@ struct Tag {
 fn tagged(lab: &Lab, arn: &str) -> Result<usize, Fault> {
     let index = lab.by_name.get(lab.names.service_name(arn)).copied();
     index.ok_or_else(|| {
-        Fault::new("ResourceNotFoundException", "The specified service could not be found: the lab tags services.")
+        Fault::new(
+            "ResourceNotFoundException",
+            "The specified service could not be found: the lab tags services.",
+        )
     })
 }
 

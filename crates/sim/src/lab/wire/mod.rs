@@ -58,14 +58,20 @@ impl Fault {
     }
 
     pub(crate) fn server() -> Self {
-        Self { code: "ServerException".to_owned(), message: "Service Unavailable. Please try again later.".to_owned(), status: 500 }
+        Self {
+            code: "ServerException".to_owned(),
+            message: "Service Unavailable. Please try again later.".to_owned(),
+            status: 500,
+        }
     }
 
     /// What AWS has and the lab has not.
     pub(crate) fn not_served(what: &str) -> Self {
         Self::new(
             "UnknownOperationException",
-            format!("lifeboat lab does not serve {what}; DynamoDB and the rest need another stand-in, such as moto"),
+            format!(
+                "lifeboat lab does not serve {what}; DynamoDB and the rest need another stand-in, such as moto"
+            ),
         )
     }
 }
@@ -80,13 +86,17 @@ pub(crate) enum Reply {
 }
 
 /// Carries a call out.
-pub(crate) fn call(lab: &mut Lab, api: Api, operation: &str, input: &Value, host: &str) -> Result<Reply, Fault> {
+pub(crate) fn call(
+    lab: &mut Lab,
+    api: Api,
+    operation: &str,
+    input: &Value,
+    host: &str,
+) -> Result<Reply, Fault> {
     match api {
         Api::Ecs => ecs::call(lab, operation, input).map(Reply::Value),
         Api::Sqs => sqs::call(lab, operation, input, host),
-        Api::CloudWatch | Api::Sns | Api::Ssm => {
-            publish::call(lab, api, operation, input).map(Reply::Value)
-        }
+        Api::CloudWatch | Api::Sns | Api::Ssm => publish::call(lab, api, operation, input).map(Reply::Value),
     }
 }
 
@@ -105,7 +115,21 @@ pub(crate) fn epoch_s(stamp: i64) -> Value {
 /// What a call asked for, short enough for a line.
 pub(crate) fn summary(input: &Value) -> String {
     let mut text = String::new();
-    for key in ["service", "services", "serviceName", "tasks", "desiredCount", "desiredStatus", "QueueUrl", "Namespace", "TopicArn", "InstanceIds", "MaxNumberOfMessages", "Entries", "VisibilityTimeout"] {
+    for key in [
+        "service",
+        "services",
+        "serviceName",
+        "tasks",
+        "desiredCount",
+        "desiredStatus",
+        "QueueUrl",
+        "Namespace",
+        "TopicArn",
+        "InstanceIds",
+        "MaxNumberOfMessages",
+        "Entries",
+        "VisibilityTimeout",
+    ] {
         let part = match input.get(key) {
             None | Some(Value::Null) => continue,
             Some(Value::Array(list)) if list.len() > 1 => format!("{} {key}", list.len()),

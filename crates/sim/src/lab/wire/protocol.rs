@@ -67,7 +67,9 @@ pub(crate) fn decode(head: Head<'_>, body: &[u8]) -> Result<Request, Fault> {
     if head.content_type.starts_with("application/x-www-form-urlencoded") {
         return query_request(body);
     }
-    Err(Fault::not_served("a request without X-Amz-Target, without /service/… in its path and without a form"))
+    Err(Fault::not_served(
+        "a request without X-Amz-Target, without /service/… in its path and without a form",
+    ))
 }
 
 fn gunzip(body: &[u8]) -> Result<Vec<u8>, Fault> {
@@ -226,7 +228,11 @@ pub(crate) fn encode(request: &Request, outcome: &Result<Value, Fault>, request_
 
 /// An answer to what could not even be read.
 pub(crate) fn refuse(fault: &Fault, content_type: &str) -> Answer {
-    let content_type = if content_type.starts_with("application/x-amz-json") { content_type } else { "application/x-amz-json-1.1" };
+    let content_type = if content_type.starts_with("application/x-amz-json") {
+        content_type
+    } else {
+        "application/x-amz-json-1.1"
+    };
     let body = json!({ "__type": fault.code, "message": fault.message });
     Answer {
         status: fault.status,
@@ -257,7 +263,9 @@ fn json_body(api: Api, outcome: &Result<Value, Fault>) -> Value {
 fn query_code(code: &str) -> String {
     match code {
         "QueueDoesNotExist" => "AWS.SimpleQueueService.NonExistentQueue".to_owned(),
-        "EmptyBatchRequest" | "TooManyEntriesInBatchRequest" | "BatchEntryIdsNotDistinct"
+        "EmptyBatchRequest"
+        | "TooManyEntriesInBatchRequest"
+        | "BatchEntryIdsNotDistinct"
         | "MessageNotInflight" => format!("AWS.SimpleQueueService.{code}"),
         other => other.to_owned(),
     }
@@ -323,10 +331,12 @@ mod tests {
 
     #[test]
     fn a_form_becomes_lists_and_maps() {
-        let body = b"Action=PutMetricData&Version=2010-08-01&Namespace=Lifeboat&MetricData.member.1.MetricName=a\
+        let body =
+            b"Action=PutMetricData&Version=2010-08-01&Namespace=Lifeboat&MetricData.member.1.MetricName=a\
             &MetricData.member.1.Value=1.5&MetricData.member.1.Dimensions.member.1.Name=ServiceName\
             &MetricData.member.1.Dimensions.member.1.Value=w+b&MetricData.member.2.MetricName=b";
-        let head = Head { content_type: "application/x-www-form-urlencoded; charset=utf-8", ..Head::default() };
+        let head =
+            Head { content_type: "application/x-www-form-urlencoded; charset=utf-8", ..Head::default() };
         let request = decode(head, body).expect("it is a form");
         assert_eq!((request.api, request.operation.as_str()), (Api::CloudWatch, "PutMetricData"));
         assert_eq!(
@@ -367,10 +377,12 @@ mod tests {
         let fault = Err(Fault::new("QueueDoesNotExist", "no <queue>"));
         let answer = encode(&request(Api::Sqs, Protocol::Json10), &fault, "id");
         let headers = &answer.headers;
-        assert!(headers.contains(&(
-            "x-amzn-query-error",
-            "AWS.SimpleQueueService.NonExistentQueue;Sender".to_owned()
-        )));
+        assert!(
+            headers.contains(&(
+                "x-amzn-query-error",
+                "AWS.SimpleQueueService.NonExistentQueue;Sender".to_owned()
+            ))
+        );
         let answer = encode(&request(Api::Sns, Protocol::Query), &fault, "id");
         let text = String::from_utf8(answer.body).expect("XML is text");
         assert!(text.contains("<Code>QueueDoesNotExist</Code><Message>no &lt;queue&gt;</Message>"), "{text}");
@@ -384,11 +396,8 @@ mod tests {
             packer.write_all(bytes).expect("a vector takes everything");
             packer.finish().expect("a vector takes everything")
         };
-        let head = Head {
-            target: Some("AmazonSSM.SendCommand"),
-            content_encoding: Some("gzip"),
-            ..Head::default()
-        };
+        let head =
+            Head { target: Some("AmazonSSM.SendCommand"), content_encoding: Some("gzip"), ..Head::default() };
         let request = decode(head, &pack(b"{\"a\":1}")).expect("it is packed JSON");
         assert_eq!(request.input, json!({ "a": 1 }));
         assert!(decode(head, &pack(&vec![b' '; 5 << 20])).is_err(), "a bomb");

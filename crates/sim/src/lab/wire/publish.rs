@@ -132,7 +132,8 @@ struct SendCommand {
 
 fn send_command(lab: &mut Lab, input: &Value) -> Result<Value, Fault> {
     let asked: SendCommand = read(input)?;
-    if asked.instance_ids.len() > INSTANCES_MAX || (asked.instance_ids.is_empty() && asked.targets.is_empty()) {
+    if asked.instance_ids.len() > INSTANCES_MAX || (asked.instance_ids.is_empty() && asked.targets.is_empty())
+    {
         return Err(Fault::new("InvalidInstanceId", "One to 50 instance ids, or targets, are needed."));
     }
     if asked.timeout_seconds.is_some_and(|seconds| !(30..=2_592_000).contains(&seconds)) {

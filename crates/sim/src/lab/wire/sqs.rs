@@ -60,7 +60,10 @@ fn queue<'a>(lab: &'a mut Lab, input: &Value) -> Result<&'a mut Queue, Fault> {
 }
 
 fn out_of_range(name: &str, range: &str) -> Fault {
-    Fault::new("InvalidParameterValue", format!("Value for parameter {name} is invalid. Reason: Must be {range}."))
+    Fault::new(
+        "InvalidParameterValue",
+        format!("Value for parameter {name} is invalid. Reason: Must be {range}."),
+    )
 }
 
 fn visibility(given: Option<i64>, default: u32) -> Result<i64, Fault> {
@@ -147,9 +150,7 @@ fn md5(text: &str) -> String {
 
 fn of_receipt(error: ReceiptError) -> Fault {
     match error {
-        ReceiptError::Invalid => {
-            Fault::new("ReceiptHandleIsInvalid", "The input receipt handle is invalid.")
-        }
+        ReceiptError::Invalid => Fault::new("ReceiptHandleIsInvalid", "The input receipt handle is invalid."),
         ReceiptError::NotInFlight => Fault::new(
             "MessageNotInflight",
             "Value for parameter VisibilityTimeout is invalid. Reason: Message does not exist or is not available \
@@ -185,7 +186,10 @@ fn batch(input: &Value) -> Result<Vec<Entry>, Fault> {
         return Err(Fault::new("EmptyBatchRequest", "There should be at least one entry in the request."));
     }
     if asked.entries.len() > BATCH_MAX {
-        return Err(Fault::new("TooManyEntriesInBatchRequest", "Maximum number of entries per request are 10."));
+        return Err(Fault::new(
+            "TooManyEntriesInBatchRequest",
+            "Maximum number of entries per request are 10.",
+        ));
     }
     for (index, entry) in asked.entries.iter().enumerate() {
         if asked.entries[..index].iter().any(|other| other.id == entry.id) {
@@ -319,7 +323,8 @@ fn attributes(lab: &Lab, input: &Value) -> Result<Value, Fault> {
         ("ReceiveMessageWaitTimeSeconds", "0".to_owned()),
     ];
     if let Some((dead, receives)) = &queue.dead_letters {
-        let policy = json!({ "deadLetterTargetArn": lab.names.arn("sqs", dead), "maxReceiveCount": receives });
+        let policy =
+            json!({ "deadLetterTargetArn": lab.names.arn("sqs", dead), "maxReceiveCount": receives });
         all.push(("RedrivePolicy", policy.to_string()));
     }
     let wanted = |name: &str| asked.attribute_names.iter().any(|asked| asked == name || asked == "All");
