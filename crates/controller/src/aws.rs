@@ -16,6 +16,9 @@ use crate::port::{Alerts, CallError, Commands, Datum, Ecs, Inbox, Message, Metri
 /// One call; whoever asks has a time of its own as well.
 const CALL_MAX: Duration = Duration::from_secs(9);
 
+/// A list of many pages. 200,000 tasks are 2,000 of them.
+const LIST_MAX: Duration = Duration::from_secs(60);
+
 /// Receives wait for messages, the receiver's own limit is longer.
 const RECEIVE_MAX: Duration = Duration::from_secs(5);
 
@@ -137,7 +140,7 @@ impl Ecs for EcsCalls {
 
     async fn tasks(&self, cluster: &str, service: Option<&str>) -> Result<Vec<String>, CallError> {
         // A task that was warned is meant to stop and not among them: it counts as missing, which it soon is.
-        self.0.list_tasks(cluster, service, ecs::Wanted::Running, CALL_MAX).await.map_err(failed)
+        self.0.list_tasks(cluster, service, ecs::Wanted::Running, LIST_MAX).await.map_err(failed)
     }
 
     async fn describe_tasks(&self, cluster: &str, arns: &[String]) -> Result<Vec<TaskView>, CallError> {

@@ -48,7 +48,7 @@ const CALL_MAX: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// `--once` waits at most so long, on the controller's clock.
-const ONCE_MAX: Millis = Millis::from_secs(120);
+const ONCE_MAX: Millis = Millis::from_secs(600);
 
 /// The world that the controller acts on.
 #[derive(Clone, Debug)]

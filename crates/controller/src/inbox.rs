@@ -55,6 +55,8 @@ pub(crate) enum Entry {
     Done(Receipt),
     /// They have no effect.
     Void(Vec<String>),
+    /// Nobody works on them: they may come again.
+    LetGo(Receipt),
 }
 
 /// Machine events with the receipt that acknowledges them.
@@ -205,8 +207,10 @@ impl Post {
         let receipt = Receipt(self.receipts.fetch_add(1, Ordering::Relaxed));
         let Ok(permit) = self.room.acquire().await else { return };
         permit.forget(); // the ledger gives it back
-        if self.ledger.send(Entry::Held { receipt, handles }).await.is_err() || !give(receipt) {
+        let is_held = self.ledger.send(Entry::Held { receipt, handles }).await.is_ok();
+        if is_held && !give(receipt) {
             tracing::debug!(?receipt, "nobody takes these events; they come again");
+            let _ = self.ledger.send(Entry::LetGo(receipt)).await; // at the end they come again in any case
         }
     }
 
@@ -338,6 +342,12 @@ impl Ledger {
                 // Let go: the messages are in other hands by now.
                 None => return false,
             },
+            Entry::LetGo(receipt) => {
+                if held.remove(&receipt.0).is_some() {
+                    self.room.add_permits(1);
+                }
+                return false;
+            }
             Entry::Void(handles) => handles,
         };
         done.extend(handles);

@@ -34,7 +34,7 @@ const GATHER: Millis = Millis(200);
 const TRIES: u32 = 4;
 
 /// One call, in real time; a list may have many pages.
-const CALL_MAX: Duration = Duration::from_secs(10);
+const CALL_MAX: Duration = Duration::from_secs(60);
 
 /// Looks that may wait.
 pub(crate) const LOOKS_MAX: usize = 4_096;
@@ -94,9 +94,12 @@ impl Observer {
             }
             let sweep = sweep.ok();
             for look in waiting.drain(..) {
-                let pair = directory.get(&look.name).map(|member| &member.pair);
-                let seen = pair.zip(sweep.as_ref()).and_then(|(pair, sweep)| sweep.of(pair));
-                let _ = look.reply.send(seen); // who does not wait any more asks again
+                let Some(member) = directory.get(&look.name) else { continue };
+                let seen = sweep.as_ref().and_then(|sweep| sweep.of(&member.pair));
+                // Who did not wait for a look at a large cluster gets it in the mail.
+                if let Err(Some(seen)) = look.reply.send(seen) {
+                    let _ = member.mail.try_send(Mail::Seen(seen)); // it asks again in any case
+                }
             }
             if let (Some(sweep), true) = (&sweep, is_whole) {
                 let others = directory.in_cluster(&self.cluster).filter(|(name, _)| !asked.contains(*name));
@@ -176,9 +179,12 @@ impl Observer {
         at: Timestamp,
         arns: Vec<String>,
     ) -> Result<BTreeMap<String, Vec<Task>>, CallError> {
-        let chunks: Vec<Vec<String>> = arns.chunks(TASKS_A_CALL).map(<[String]>::to_vec).collect();
-        let mut described = stream::iter(chunks)
-            .map(|chunk| async move { self.call(|| self.ecs.describe_tasks(&self.cluster, &chunk)).await })
+        let arns = &arns;
+        let mut described = stream::iter((0..arns.len()).step_by(TASKS_A_CALL))
+            .map(|from| async move {
+                let chunk = &arns[from..(from + TASKS_A_CALL).min(arns.len())];
+                self.call(|| self.ecs.describe_tasks(&self.cluster, chunk)).await
+            })
             .buffer_unordered(CONCURRENT);
         let mut tasks: BTreeMap<String, Vec<Task>> = BTreeMap::new();
         while let Some(chunk) = described.try_next().await? {
