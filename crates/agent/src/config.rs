@@ -47,6 +47,8 @@ pub struct Config {
     pub keep: Option<u32>,
     /// How often what has changed is copied while the work goes on; never without it, until a rebalance recommendation.
     pub precopy: Option<Span>,
+    /// How the store's objects are laid out.
+    pub layout: Option<LayoutChoice>,
     /// How many bytes a second such a copy may send.
     pub precopy_rate: Option<Rate>,
     /// How many objects of it are on their way at once.
@@ -84,6 +86,17 @@ pub struct PriorityRule {
     pub glob: String,
     /// The greater the earlier, in proportion to the size. 0: last of all.
     pub priority: u32,
+}
+
+/// `layout`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LayoutChoice {
+    /// Files together in packs, large ones in blocks.
+    #[default]
+    Packed,
+    /// Each file as an object under its own name.
+    Plain,
 }
 
 /// `[before_snapshot]`, `[after_snapshot]`
@@ -229,6 +242,8 @@ pub struct Settings {
     pub claim_wait: Millis,
     /// Between two rounds of copying what has changed.
     pub precopy: Option<Millis>,
+    /// How the store's objects are laid out.
+    pub layout: LayoutChoice,
     /// How fast that goes.
     pub pace: Pace,
     /// Run before each snapshot.
@@ -415,6 +430,7 @@ impl Config {
             lease,
             claim_wait: span(self.claim_wait, Millis::from_secs(600)),
             precopy: self.precopy.map(|span| span.0),
+            layout: self.layout.unwrap_or_default(),
             pace: self.pace()?,
             before_snapshot: hook("before_snapshot", self.before_snapshot.as_ref())?,
             after_snapshot: hook("after_snapshot", self.after_snapshot.as_ref())?,

@@ -13,9 +13,9 @@ use lifeboat_snapshot::journal::Holder;
 use lifeboat_snapshot::restore::RestoreError;
 use lifeboat_snapshot::save::SaveOptions;
 use lifeboat_snapshot::workload::ParseWorkloadNameError;
-use lifeboat_snapshot::{Rounds, StoreError, StoreUrl, UploadLog, Workload, WorkloadName};
+use lifeboat_snapshot::{Layout, Rounds, StoreError, StoreUrl, UploadLog, Workload, WorkloadName};
 
-use crate::config::{Config, ConfigError, Settings};
+use crate::config::{Config, ConfigError, LayoutChoice, Settings};
 use crate::dirs::{Dirs, DirsError, Outlive, state_dir, write_atomically};
 use crate::hands::{MakeProgress, Site};
 use crate::hooks::Hooks;
@@ -240,6 +240,14 @@ impl Setup {
             exclude_paths: own_paths.clone(),
             priorities: self.settings.priorities.clone(),
             pace: self.settings.pace,
+            layout: match self.settings.layout {
+                LayoutChoice::Packed => Layout::Packed,
+                LayoutChoice::Plain => Layout::Plain {
+                    instance: instance.clone(),
+                    // The workload's name and a slash stand before each key.
+                    key_bytes_max: self.store.key_bytes_max().saturating_sub(self.name.as_str().len() + 1),
+                },
+            },
             ..SaveOptions::new(&self.work_dir)
         };
         let keep = usize::try_from(self.settings.keep).ok().and_then(NonZeroUsize::new);

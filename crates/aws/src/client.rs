@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -167,19 +168,23 @@ fn times(read: Duration) -> TimeoutConfig {
 }
 
 /// Makes one call: at most `within` from now, whatever it takes, the building of the client and the search for
-/// credentials included.
-pub(crate) async fn call<O, E>(
+/// credentials included. Boxed, because the SDK's futures are large.
+pub(crate) fn call<'a, O, E>(
     operation: Operation,
-    resource: &str,
+    resource: &'a str,
     within: Duration,
-    answer: impl Future<Output = Result<O, SdkError<E, HttpResponse>>>,
-) -> Result<O, AwsError>
+    answer: impl Future<Output = Result<O, SdkError<E, HttpResponse>>> + Send + 'a,
+) -> Pin<Box<dyn Future<Output = Result<O, AwsError>> + Send + 'a>>
 where
-    E: ProvideErrorMetadata + Error + 'static,
+    O: Send + 'a,
+    E: ProvideErrorMetadata + Error + Send + 'static,
 {
-    match tokio::time::timeout(within, answer).await {
-        Ok(Ok(output)) => Ok(output),
-        Ok(Err(error)) => Err(AwsError::from_sdk(operation, resource, &error)),
-        Err(_) => Err(AwsError::new(operation, resource, Kind::TimedOut { within })),
-    }
+    let answer = Box::pin(answer);
+    Box::pin(async move {
+        match tokio::time::timeout(within, answer).await {
+            Ok(Ok(output)) => Ok(output),
+            Ok(Err(error)) => Err(AwsError::from_sdk(operation, resource, &error)),
+            Err(_) => Err(AwsError::new(operation, resource, Kind::TimedOut { within })),
+        }
+    })
 }

@@ -45,7 +45,7 @@ pub enum Value {
     /// Bytes.
     Bytes(Vec<u8>),
     /// Values in order.
-    List(Vec<Value>),
+    List(Vec<Self>),
     /// Values by name.
     Map(Item),
     /// Nothing.

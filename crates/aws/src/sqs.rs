@@ -127,7 +127,7 @@ impl Sqs {
             let request = self.0.sqs_client().await.receive_message();
             request
                 .queue_url(queue)
-                .max_number_of_messages(how.max.clamp(1, BATCH) as i32)
+                .max_number_of_messages(i32::try_from(how.max.clamp(1, BATCH)).unwrap_or(1))
                 .wait_time_seconds(seconds(wait))
                 .set_visibility_timeout(how.visibility.map(visibility))
                 .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)

@@ -354,3 +354,58 @@ fn one_evacuation_is_one_release_however_often_the_agent_was_killed_after_it() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(journal(), before, "it was handed back once");
 }
+
+/// Random bytes, which no compression makes fewer.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 88_172_645_463_325_252u64;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[0]
+    })
+    .take(length)
+    .collect()
+}
+
+/// How much of a large file lies in a folder below `target` under another name, in bytes on disk.
+fn half_restored(target: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = |dir: &std::path::Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    entries(target)
+        .flat_map(|folder| entries(&folder.path()).collect::<Vec<_>>())
+        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "large"))
+        .filter_map(|entry| entry.metadata().ok())
+        .map(|metadata| metadata.blocks() * 512)
+        .sum()
+}
+
+#[test]
+fn a_restore_by_hand_that_is_killed_within_a_large_file_goes_on_when_it_is_repeated() {
+    /// The restore may be over before it is seen to have begun.
+    const TRIES: usize = 20;
+    let world = World::new();
+    let machine = world.machine("one");
+    machine.write("large", noise(96 << 20));
+    machine.write("small", "small");
+    let mut run = machine.run(&["--grace", "120s"], "exit 3");
+    run.expect_code(3);
+    for number in 0..TRIES {
+        let to = machine.dir.join(format!("restored {number}"));
+        let target = to.to_string_lossy().into_owned();
+        let store = machine.store.to_string_lossy().into_owned();
+        let args = ["restore", "w", "--no-claim", "--to", &target, "--store", &store];
+        let mut restoring = Running::start(&mut machine.lifeboat(&args));
+        eventually("some of it is there", || half_restored(&to) > 0 || to.join("large").exists());
+        restoring.kill_agent();
+        let was_half = half_restored(&to) > 0 && !to.join("large").exists();
+        let output = machine.ask(&["restore", "w", "--no-claim", "--to", &target]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(tree(&to), tree(&machine.work()));
+        fs::remove_dir_all(&to).expect("removed");
+        if was_half {
+            return;
+        }
+    }
+    panic!("never killed in the middle");
+}

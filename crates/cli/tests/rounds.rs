@@ -144,3 +144,26 @@ fn rounds_keep_to_the_rate_that_is_configured() {
     // The first objects go at once: 24 MiB less two of 8 MiB, at 2 MiB a second.
     assert!(took >= 4_000, "{line}");
 }
+
+#[test]
+fn in_the_layout_plain_another_machine_finds_each_file_under_its_name_and_goes_on() {
+    let world = World::new();
+    let first = world.machine("one");
+    first.configure("lease = \"3s\"\nlayout = \"plain\"\ninstance_id = \"i-one\"\n");
+    first.write("data/h\u{f6}her", "found by name");
+    first.write("large.bin", (0..6_000_000u32).map(|n| n.to_le_bytes()[1]).collect::<Vec<u8>>());
+    let run = start(&first);
+    run.signal(Signal::TERM);
+    let mut run = run;
+    run.expect_code(85);
+    let stored = tree(&world.store().join("w/interrupted/i-one"));
+    let file = stored.keys().find(|path| path.ends_with("data/h\u{f6}her")).expect("under its name");
+    let text = fs::read_to_string(world.store().join("w/interrupted/i-one").join(file)).expect("readable");
+    assert_eq!(text, "found by name");
+    let expected = tree(&first.work());
+    let second = world.machine("two");
+    let mut run = second.run(&[], "cp -a . ../seen; exit 0");
+    run.expect_code(0);
+    assert_eq!(tree(&second.dir.join("seen")), expected);
+    assert!(second.ask_json(&["verify", "w"])["damaged"].as_array().is_some_and(Vec::is_empty));
+}

@@ -93,7 +93,10 @@ impl Base {
             rewritten += live_here;
             retired.insert((*key).to_owned());
         }
-        let small: Vec<_> = objects.iter().filter(|(_, all, _)| *all < SMALL_OBJECT).collect();
+        // A file with an object of its own keeps it.
+        let is_small =
+            |(_, all, key): &&(u64, u64, &str)| *all < SMALL_OBJECT && crate::plain::claim_of(key).is_none();
+        let small: Vec<_> = objects.iter().filter(is_small).collect();
         if small.len() > SMALL_OBJECTS_MAX {
             for (live_here, _, key) in small {
                 if rewritten + live_here <= REWRITTEN_MAX {

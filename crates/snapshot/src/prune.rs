@@ -14,6 +14,7 @@ use object_store::{ObjectMeta, ObjectStoreExt};
 use crate::claim::ClaimId;
 use crate::journal::{self, Event, Head, RecoveryPoint};
 use crate::manifest::{self, ReadManifestError, read_manifest};
+use crate::plain;
 use crate::readers;
 use crate::store::{Retry, StoreError};
 use crate::workload::Workload;
@@ -95,7 +96,7 @@ pub async fn prune(workload: &Workload, plan: &PrunePlan) -> Result<Pruned, Prun
         holder: plan.holder,
     };
     let mut listed = Vec::new();
-    for folder in ["journal", "heartbeats", "manifests", "extras", "data"] {
+    for folder in ["journal", "heartbeats", "manifests", "extras", "data", plain::FOLDER] {
         listed.extend(list(workload, folder).await?);
     }
     let mut doomed: BTreeMap<(Order, String), u64> = BTreeMap::new();
@@ -188,6 +189,7 @@ impl Rules {
                 let owner = ClaimId::parse_folder(name.split_once('/')?.0)?;
                 self.judge_owned(owner, key).then_some(Order::Data)
             }
+            plain::FOLDER => self.judge_owned(plain::claim_of(key)?, key).then_some(Order::Data),
             // Nothing else is listed.
             _ => None,
         }

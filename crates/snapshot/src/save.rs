@@ -8,6 +8,7 @@ mod assemble;
 mod build;
 mod large;
 mod pace;
+mod plain;
 mod queue;
 mod run;
 
@@ -30,6 +31,7 @@ use crate::id::Nonce;
 use crate::journal::unix_ms;
 use crate::known::UploadLog;
 use crate::manifest::{DecodeError, FORMAT, Header, LeftOut, ManifestRef};
+use crate::plain::Layout;
 use crate::progress::{NoProgress, Progress};
 use crate::scan::{Excluded, Scan, scan};
 use crate::store::StoreError;
@@ -63,8 +65,10 @@ pub struct SaveOptions {
     pub priorities: Vec<PriorityRule>,
     /// How much of the machine and the link is used.
     pub pace: Pace,
-    /// Whether content that compresses is compressed.
+    /// Whether content that compresses is compressed; never in the layout `plain`.
     pub compresses: bool,
+    /// How the objects are laid out.
+    pub layout: Layout,
     /// The newest recovery point of the same work: what it has is not stored again.
     pub base: Option<Arc<Base>>,
     /// Where uploads are noted, so that a save that is broken off does not cost them.
@@ -94,6 +98,7 @@ impl SaveOptions {
             priorities: Vec::new(),
             pace: Pace::FULL,
             compresses: true,
+            layout: Layout::Packed,
             base: None,
             log: None,
             progress: Arc::new(NoProgress),
@@ -162,10 +167,15 @@ pub async fn save(workload: &Workload, claim: &ClaimId, options: &SaveOptions) -
         base: None,
     };
     let retired = options.base.as_ref().map(|base| base.retired()).unwrap_or_default();
-    let plan = assemble::Plan::new(scan, options.base.as_ref(), &retired);
+    let mut plan = assemble::Plan::new(scan, options.base.as_ref(), &retired);
     let (files, bytes) = plan.to_read();
     options.progress.planned(files, bytes);
-    let gathered = run::run(workload, &header, &plan, dirs, (options, retired), &reserve).await;
+    let plain = store_plain(workload, &header, (&mut plan, &dirs), options, &reserve).await;
+    let mut gathered = run::run(workload, &header, &plan, dirs, (options, retired), &reserve).await;
+    if let Some((reading, plain)) = plain {
+        plan.reading = reading;
+        gathered.add(plain);
+    }
     let sent = gathered.sent_bytes;
     let assembled = assemble::assemble(header, &plan, gathered, options.base.as_ref());
     let stored = tokio::select! {
@@ -174,6 +184,23 @@ pub async fn save(workload: &Workload, claim: &ClaimId, options: &SaveOptions) -
         () = options.deadline.reached(|moment| moment) => return Err(SaveError::OutOfTime),
     };
     Ok(Saved { stored_bytes: stored.stored_bytes + sent, ..stored })
+}
+
+/// In the layout `plain`: stores what can have its own name, and leaves the rest of what is to be read to the packs.
+/// Returns all that is to be read, and what came of it.
+async fn store_plain(
+    workload: &Workload,
+    header: &Header,
+    (plan, dirs): (&mut assemble::Plan, &Dirs),
+    options: &SaveOptions,
+    reserve: &Arc<Reserve>,
+) -> Option<(Vec<usize>, run::Gathered)> {
+    let Layout::Plain { instance, key_bytes_max } = &options.layout else { return None };
+    let keys = plain::keys(plan, &crate::plain::folder(header, instance), *key_bytes_max);
+    let named: HashSet<usize> = keys.iter().map(|(index, _)| *index).collect();
+    let gathered = Box::pin(plain::run(workload, header, (plan, dirs), (options, keys), reserve)).await;
+    let rest = plan.reading.iter().copied().filter(|index| !named.contains(index)).collect();
+    Some((std::mem::replace(&mut plan.reading, rest), gathered))
 }
 
 /// How much time is kept for the manifest.

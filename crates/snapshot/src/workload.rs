@@ -110,7 +110,9 @@ impl Workload {
 
     /// Where `key`, which is relative to the workload, lies in the store.
     pub(crate) fn locate(&self, key: &str) -> Path {
-        Path::from(format!("{}/{key}", self.name))
+        let key = format!("{}/{key}", self.name);
+        // As it is, also where it holds what `from` would escape: a listing gives it back as it is.
+        Path::parse(&key).unwrap_or_else(|_| Path::from(key))
     }
 
     /// The reverse of [`Workload::locate`].

@@ -125,17 +125,25 @@ async fn sockets_pipes_and_what_is_excluded_stay_out() {
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_files_in_one_folder_are_saved() {
+async fn a_hundred_thousand_files_in_one_folder_are_saved_and_come_back() {
     let store = memory_store();
     let from = temp();
     let folder = from.path().join("many");
     std::fs::create_dir(&folder).expect("creatable");
     for number in 0..100_000 {
-        std::fs::File::create(folder.join(number.to_string())).expect("creatable");
+        std::fs::write(folder.join(number.to_string()), number.to_string()).expect("creatable");
     }
     let claim = claim(&store.workload(), 1).await.claim;
     let saved = save(&store.workload(), &claim.id(), &SaveOptions::new(from.path())).await.expect("saved");
     assert_eq!((saved.files, saved.left_out.len()), (100_000, 0));
+    let to = temp();
+    let options = RestoreOptions::new(to.path());
+    let restored = restore(&store.workload(), &saved.manifest, &options).await.expect("restored");
+    assert_eq!(restored.files, 100_000);
+    for number in 0..100_000 {
+        let text = std::fs::read_to_string(to.path().join("many").join(number.to_string())).expect("there");
+        assert_eq!(text, number.to_string());
+    }
 }
 
 #[tokio::test]

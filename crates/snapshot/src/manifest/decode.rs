@@ -209,7 +209,7 @@ fn check_end(lines: &mut Lines<'_>, body: &Delta, end: Footer) -> Result<(), Dec
     Ok(())
 }
 
-/// Checks one data object: a key under `data/` that this program could have made.
+/// Checks one data object: a key under `data/`, or of a file in the layout `plain`, that this program could have made.
 fn check_object(object: &DataObject) -> Result<(), String> {
     if object.raw.is_some_and(|raw| raw > RAW_BYTES_MAX || object.size > RAW_BYTES_MAX) {
         return Err(format!("{:?} has more than {RAW_BYTES_MAX} bytes, compressed", object.key));
@@ -224,7 +224,8 @@ fn check_object(object: &DataObject) -> Result<(), String> {
                 && name.bytes().all(is_safe)
         },
     );
-    if is_ours { Ok(()) } else { Err(format!("{:?} is no key of a data object", object.key)) }
+    let is_plain = || object.raw.is_none() && crate::plain::claim_of(&object.key).is_some();
+    if is_ours || is_plain() { Ok(()) } else { Err(format!("{:?} is no key of a data object", object.key)) }
 }
 
 /// Checks one entry by itself and returns its size. The path was checked as it was parsed.

@@ -121,6 +121,12 @@ impl Queue {
     }
 }
 
+/// Compares two files by their priority for their size, the most valuable first.
+pub(super) fn by_worth(a: &Found, b: &Found, rules: &[PriorityRule]) -> std::cmp::Ordering {
+    let value = |found: &Found| (priority_of(found, rules), found.size().unwrap_or(0));
+    by_value(value(a), value(b))
+}
+
 /// The priority that the first matching rule gives.
 fn priority_of(found: &Found, rules: &[PriorityRule]) -> u32 {
     rules

@@ -34,7 +34,7 @@ use crate::transfer::{self, as_u64, blocking, blocking_nicely};
 use crate::workload::Workload;
 
 /// After so many objects in a row that the store did not take, the rest is not tried: each had all its retries.
-const REFUSALS_MAX: u32 = 4;
+pub(super) const REFUSALS_MAX: u32 = 4;
 
 /// So many objects are read, hashed and compressed at once: beyond four, a link is slower.
 const BUILDS_MAX: usize = 4;
@@ -48,6 +48,15 @@ pub(super) struct Gathered {
     pub(super) stored: HashMap<usize, StoredFile>,
     pub(super) failed: HashMap<usize, Failure>,
     pub(super) sent_bytes: u64,
+}
+
+impl Gathered {
+    /// Adds what another loop has gathered of other files.
+    pub(super) fn add(&mut self, other: Self) {
+        self.stored.extend(other.stored);
+        self.failed.extend(other.failed);
+        self.sent_bytes += other.sent_bytes;
+    }
 }
 
 /// What all jobs of one save share.
@@ -505,7 +514,7 @@ fn whole_file(
 }
 
 /// Words a refusal of the store.
-fn refused(error: &StoreError) -> Failure {
+pub(super) fn refused(error: &StoreError) -> Failure {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
     Failure { reason: LeftOutReason::StoreRefused, message: format!("{error}{cause}") }
 }

@@ -153,6 +153,18 @@ impl fmt::Display for StoreUrl {
 }
 
 impl StoreUrl {
+    /// How many bytes a key below the URL's own prefix may have.
+    #[must_use]
+    pub fn key_bytes_max(&self) -> usize {
+        let all = crate::plain::KEY_BYTES_MAX;
+        match self {
+            Self::Directory(_) | Self::Memory => all,
+            // The slash between the two.
+            Self::S3(url) if !url.prefix.is_empty() => all.saturating_sub(url.prefix.len() + 1),
+            Self::S3(_) => all,
+        }
+    }
+
     /// The directory, when it is one: never save it into itself.
     #[must_use]
     pub fn directory(&self) -> Option<&Path> {

@@ -17,6 +17,7 @@ use lifeboat_snapshot::{Acquired, Claim, Claimant, StoreUrl, Wait, Workload, acq
 use object_store::ObjectStore;
 
 pub(crate) mod fault;
+pub(crate) mod http_proxy;
 pub(crate) mod proxy;
 pub(crate) mod s3;
 

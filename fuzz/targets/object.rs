@@ -1,0 +1,8 @@
+//! See `entries::object`.
+
+#![no_main]
+
+#[path = "../../crates/snapshot/tests/entries/mod.rs"]
+mod entries;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| entries::object(bytes));
