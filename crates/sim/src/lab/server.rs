@@ -241,10 +241,10 @@ async fn answer(shared: &Shared, request: &protocol::Request, host: &str) -> Res
         let wall = lab.wall;
         lab.failures.take(&operation, wall)
     });
-    if let Some(failure) = ordered.filter(|failure| failure.error != "delay" || failure.delay_ms > 0) {
-        match fail(shared, request, (&operation, host), &failure).await {
-            Some(response) => return response,
-            None => {} // delayed only
+    if let Some(failure) = ordered {
+        // Without a response it was only delayed.
+        if let Some(response) = fail(shared, request, (&operation, host), &failure).await {
+            return response;
         }
     }
     loop {

@@ -67,7 +67,7 @@ fn out_of_range(name: &str, range: &str) -> Fault {
 }
 
 fn visibility(given: Option<i64>, default: u32) -> Result<i64, Fault> {
-    let seconds = given.unwrap_or(i64::from(default));
+    let seconds = given.unwrap_or_else(|| i64::from(default));
     if !(0..=VISIBILITY_MAX_S).contains(&seconds) {
         return Err(out_of_range("VisibilityTimeout", "between 0 and 43200"));
     }
