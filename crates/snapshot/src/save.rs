@@ -171,6 +171,7 @@ pub async fn save(workload: &Workload, claim: &ClaimId, options: &SaveOptions) -
     };
     let base = options.base.clone();
     let mut plan = blocking(move || assemble::Plan::new(scan, base.as_ref(), &retired)).await;
+    options.progress.due(&options.deadline);
     let (files, bytes) = plan.to_read();
     options.progress.planned(files, bytes);
     let plain = store_plain(workload, &header, (&mut plan, &dirs), options, &reserve).await;
