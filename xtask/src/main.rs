@@ -33,7 +33,7 @@ cargo xtask bench snapshot [--quick] [--only PART]… [--near] [--write] [--peer
 cargo xtask bench worker [--quick] [--lifeboat FILE]
                                 what the interface for applications costs; writes docs/bench-worker.md
 cargo xtask bench policies DIR  failover policies on the recorded traces in DIR, beside the omniscient program
-cargo xtask bench sim           the speed of the failover machine and of the simulator
+cargo xtask bench sim [FILE]    the speed of the failover machine and of the simulator
 ";
 
 fn main() -> ExitCode {

@@ -87,7 +87,7 @@ pub(crate) enum ConfigCommand {
 /// Which store.
 #[derive(Debug, Args)]
 pub(crate) struct StoreArgs {
-    /// Where the work is saved: file:///abs/path. Default: under XDG_STATE_HOME.
+    /// Where the work is saved: a directory or s3://BUCKET/PREFIX (docs/stores.md). Default: under XDG_STATE_HOME.
     #[arg(long, value_name = "URL")]
     pub(crate) store: Option<String>,
     /// Configuration file (TOML). Flags override it.
