@@ -354,9 +354,11 @@ where
 {
     let until = Instant::now() + within;
     let make = &make;
-    let calls = entries
+    // Collected, so that the whole future can be sent between threads.
+    let calls: Vec<_> = entries
         .chunks(BATCH)
-        .map(|chunk| async move { make(chunk, until.saturating_duration_since(Instant::now())).await });
+        .map(|chunk| async move { make(chunk, until.saturating_duration_since(Instant::now())).await })
+        .collect();
     futures_util::stream::iter(calls).buffered(PARALLEL).concat().await
 }
 

@@ -113,6 +113,20 @@ impl Policy {
         }
     }
 
+    /// Spot tasks that stay while a person has everything run On-Demand.
+    #[must_use]
+    pub fn kept_spot(&self, target: u32) -> u32 {
+        match self {
+            Self::Switch(switch) => switch.probes.min(target),
+            Self::Shortfall(_)
+            | Self::AllOnDemand
+            | Self::PureSpot
+            | Self::FixedBase { .. }
+            | Self::Fallback(_)
+            | Self::SpotHedge(_) => 0,
+        }
+    }
+
     /// Whether interruption notices are read at all. SpotHedge as published finds out when a replica is gone. What
     /// runs on ECS is replaced at the notice by ECS itself, whatever the policy.
     #[must_use]
