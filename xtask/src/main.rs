@@ -30,10 +30,13 @@ cargo xtask bench snapshot [--quick] [--only PART]… [--near] [--write] [--peer
                                 but with --write
                                 --programs: where lifeboat and the example snapshot lie that are not to be built
                                 --scratch: where the data lie [default: /dev/shm where it has 10 GiB free]
+cargo xtask bench controller [--quick] [--lifeboat FILE]
+                                the controller against a lab, beside source B's logic in Python; writes
+                                docs/bench-controller.md. --quick: a short run to see that it works; writes nothing
 cargo xtask bench worker [--quick] [--lifeboat FILE]
                                 what the interface for applications costs; writes docs/bench-worker.md
 cargo xtask bench policies DIR  failover policies on the recorded traces in DIR, beside the omniscient program
-cargo xtask bench sim           the speed of the failover machine and of the simulator
+cargo xtask bench sim [FILE]    the speed of the failover machine and of the simulator
 ";
 
 fn main() -> ExitCode {
@@ -54,6 +57,7 @@ fn dispatch(args: &[String]) -> anyhow::Result<ExitCode> {
         ["bench", "agent", rest @ ..] => bench::agent(rest),
         ["bench", "worker", rest @ ..] => bench::worker(rest),
         ["bench", "snapshot", rest @ ..] => bench_snapshot::run_all(rest),
+        ["bench", "controller", rest @ ..] => bench::controller(rest),
         ["bench", name @ ("policies" | "sim"), rest @ ..] => bench::of_the_simulator(name, rest),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

@@ -79,9 +79,17 @@ pub(crate) struct Bench {
 /// Runs a benchmark of the simulator, which has its own programs: `policies` or `sim`.
 ///
 /// # Errors
-/// When it fails.
+/// When it fails, or when `policies` is not told where the traces are.
 pub(crate) fn of_the_simulator(name: &str, args: &[&str]) -> anyhow::Result<ExitCode> {
-    run(cargo().args(["bench", "--package", "lifeboat-sim", "--bench", name, "--"]).args(args))?;
+    if name == "policies" && args.iter().all(|arg| arg.starts_with("--")) {
+        bail!("`cargo xtask bench policies` wants the directory with the recorded traces");
+    }
+    // Cargo starts the program in the directory of its crate, where a relative path leads nowhere.
+    let paths = args.iter().map(|arg| match std::path::absolute(arg) {
+        Ok(path) if !arg.starts_with("--") => path,
+        _ => PathBuf::from(arg),
+    });
+    run(cargo().args(["bench", "--locked", "--package", "lifeboat-sim", "--bench", name, "--"]).args(paths))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -115,6 +123,27 @@ pub(crate) fn agent(args: &[&str]) -> anyhow::Result<ExitCode> {
         std::fs::write(&path, document).with_context(|| format!("cannot write {}", path.display()))?;
         println!("written to docs/bench-agent.md");
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs `bench/controller.py`, which measures the controller against labs of its own and writes
+/// `docs/bench-controller.md`.
+///
+/// # Errors
+/// When something that is measured does not do what it should.
+pub(crate) fn controller(args: &[&str]) -> anyhow::Result<ExitCode> {
+    let (is_quick, lifeboat) = parse(args)?;
+    let lifeboat = match lifeboat {
+        Some(path) => path.canonicalize().with_context(|| format!("there is no {}", path.display()))?,
+        None => built()?,
+    };
+    let mut command = std::process::Command::new("python3");
+    command.arg(root().join("bench/controller.py")).arg("--lifeboat").arg(lifeboat);
+    command.arg("--out").arg(root().join("docs/bench-controller.md"));
+    if is_quick {
+        command.arg("--quick");
+    }
+    run(&mut command)?;
     Ok(ExitCode::SUCCESS)
 }
 
