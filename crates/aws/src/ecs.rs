@@ -178,14 +178,14 @@ impl Ecs {
         Ok(all)
     }
 
-    /// ARNs of the tasks of a service.
+    /// ARNs of the tasks of a service, or of the whole cluster.
     ///
     /// # Errors
     /// [`crate::Kind::NotFound`] when there is no such cluster or service; [`AwsError`].
     pub async fn list_tasks(
         &self,
         cluster: &str,
-        service: &str,
+        service: Option<&str>,
         wanted: Wanted,
         within: Duration,
     ) -> Result<Vec<String>, AwsError> {
@@ -194,14 +194,15 @@ impl Ecs {
         let mut next: Option<String> = None;
         for _ in 0..PAGES_MAX {
             let answer = async {
-                let request = self.0.ecs_client().await.list_tasks().cluster(cluster).service_name(service);
+                let request = self.0.ecs_client().await.list_tasks().cluster(cluster);
+                let request = request.set_service_name(service.map(str::to_owned));
                 let status = match wanted {
                     Wanted::Running => sdk::DesiredStatus::Running,
                     Wanted::Stopped => sdk::DesiredStatus::Stopped,
                 };
                 request.desired_status(status).max_results(100).set_next_token(next.take()).send().await
             };
-            let page = call(Operation::ListTasks, service, left(until), answer).await?;
+            let page = call(Operation::ListTasks, service.unwrap_or(cluster), left(until), answer).await?;
             all.extend(page.task_arns.unwrap_or_default());
             next = page.next_token.filter(|token| !token.is_empty());
             if next.is_none() {

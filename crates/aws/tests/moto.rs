@@ -199,7 +199,7 @@ async fn services_and_tasks_are_described_in_batches_and_scaled() {
     assert_eq!(scaled.desired, 7);
     let missing = ecs.set_desired("c", "missing", 1, WITHIN).await.expect_err("no such service");
     assert_eq!(missing.kind, Kind::NotFound, "{missing}");
-    let tasks = ecs.list_tasks("c", "s0", Wanted::Running, WITHIN).await.expect("listed");
+    let tasks = ecs.list_tasks("c", Some("s0"), Wanted::Running, WITHIN).await.expect("listed");
     assert_eq!(tasks, Vec::<String>::new(), "moto has no task behind a service");
     let missing = ecs.list_services("none", WITHIN).await.expect_err("no such cluster");
     assert_eq!(missing.kind, Kind::NotFound, "{missing}");

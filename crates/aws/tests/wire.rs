@@ -47,7 +47,7 @@ async fn every_call(aws: &Aws, within: Duration) -> Vec<AwsError> {
     keep(table.transact(vec![write], None, within).await.map(drop));
     keep(table.table("t", within).await.map(drop));
     keep(ecs.list_services("c", within).await.map(drop));
-    keep(ecs.list_tasks("c", "s", Wanted::Running, within).await.map(drop));
+    keep(ecs.list_tasks("c", Some("s"), Wanted::Running, within).await.map(drop));
     keep(ecs.describe_services("c", &[text("s")], within).await.map(drop));
     keep(ecs.describe_tasks("c", &[text("t")], within).await.map(drop));
     keep(ecs.set_desired("c", "s", 1, within).await.map(drop));
@@ -279,7 +279,7 @@ async fn services_and_tasks_keep_what_decisions_need() {
     }
     });
     let ecs = aws_at(&wire.url()).ecs();
-    let tasks = ecs.list_tasks("c", "s", Wanted::Running, WITHIN).await.expect("listed");
+    let tasks = ecs.list_tasks("c", Some("s"), Wanted::Running, WITHIN).await.expect("listed");
     assert_eq!(tasks, ["a", "b"]);
     let services = ecs.describe_services("c", &["s".to_owned()], WITHIN).await.expect("described");
     let service = &services.found[0];

@@ -40,8 +40,18 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Evacuate now: through the running agent, or without one.
     Evacuate(WorkloadArgs),
-    /// Ask the running agent how it stands.
-    Status(WorkloadArgs),
+    /// Ask the running agent how it stands; with a controller's configuration file, how its services stand.
+    Status(StatusArgs),
+    /// Move ECS services between Spot and On-Demand: the fleet's controller.
+    Controller(crate::commands::controller::ControllerArgs),
+    /// What the controller changed, and why.
+    History(crate::commands::fleet::HistoryArgs),
+    /// Have a service run everything on Spot or On-Demand for a while.
+    Shift(crate::commands::fleet::ShiftArgs),
+    /// Have the controller leave a service alone until it is resumed.
+    Pause(crate::commands::fleet::ServiceArgs),
+    /// Give a service back to its policy.
+    Resume(crate::commands::fleet::ServiceArgs),
     /// List the workloads in the store.
     List(StoreArgs),
     /// Show one workload: its owner, its recovery points, its last interruption.
@@ -114,6 +124,15 @@ pub(crate) struct WorkloadArgs {
     pub(crate) grace: Option<Span>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) workload: WorkloadArgs,
+    /// Print it again every two seconds.
+    #[arg(long)]
+    pub(crate) watch: bool,
 }
 
 #[derive(Debug, Args)]

@@ -23,7 +23,7 @@ pub(crate) fn start(cli: &Cli) -> LogRing {
     let filter = || {
         EnvFilter::try_from_env("LIFEBOAT_LOG").unwrap_or_else(|_| {
             EnvFilter::new(format!(
-                "warn,lifeboat={level},lifeboat_agent={level},lifeboat_imds={level},lifeboat_snapshot={level}"
+                "warn,lifeboat={level},lifeboat_aws={level},lifeboat_controller={level},lifeboat_agent={level},lifeboat_imds={level},lifeboat_snapshot={level}"
             ))
         })
     };

@@ -61,7 +61,17 @@ async fn dispatch(cli: Cli, ring: lifeboat_agent::LogRing) -> anyhow::Result<u8>
     match cli.command {
         Command::Run(args) => commands::run::run(&args, ui, commands::run::Say { json, is_quiet }).await,
         Command::Evacuate(args) => commands::run::evacuate(&args, ui, json).await,
-        Command::Status(args) => commands::run::status(&args, json).await,
+        Command::Status(args) => match &args.workload.store.config {
+            Some(file) if commands::fleet::is_controllers(file) => {
+                commands::fleet::status(file, args.watch, json).await
+            }
+            _ => commands::run::status(&args.workload, args.watch, json).await,
+        },
+        Command::Controller(args) => Box::pin(commands::controller::run(&args)).await,
+        Command::History(args) => commands::fleet::history(&args, json).await,
+        Command::Shift(args) => commands::fleet::shift(&args, json).await,
+        Command::Pause(args) => commands::fleet::pause(&args, json).await,
+        Command::Resume(args) => commands::fleet::resume(&args, json).await,
         Command::List(args) => commands::store::list(&args, json).await,
         Command::Show(args) => commands::store::show(&args, json).await,
         Command::Restore(args) => commands::restore::restore(&args, &ui, json).await,

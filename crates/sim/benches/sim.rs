@@ -148,5 +148,5 @@ fn drive(machine: &mut Machine, now: Timestamp, input: Input, inputs: &mut u64) 
 fn look(at: Timestamp) -> Observation {
     let task = |key| Task { key, created_at: Timestamp(0), is_ready: true, is_warned: false };
     let spot = Service { desired: 20, tasks: (0..20).map(task).collect() };
-    Observation { at, spot, on_demand: Service::default() }
+    Observation { at, spot, on_demand: Service::default(), is_deploying: false }
 }

@@ -115,6 +115,27 @@ pub(crate) fn agent(args: &[&str]) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Runs `bench/controller.py`, which measures the controller against labs of its own and writes
+/// `docs/bench-controller.md`.
+///
+/// # Errors
+/// When something that is measured does not do what it should.
+pub(crate) fn controller(args: &[&str]) -> anyhow::Result<ExitCode> {
+    let (is_quick, lifeboat) = parse(args)?;
+    let lifeboat = match lifeboat {
+        Some(path) => path.canonicalize().with_context(|| format!("there is no {}", path.display()))?,
+        None => built()?,
+    };
+    let mut command = std::process::Command::new("python3");
+    command.arg(root().join("bench/controller.py")).arg("--lifeboat").arg(lifeboat);
+    command.arg("--out").arg(root().join("docs/bench-controller.md"));
+    if is_quick {
+        command.arg("--quick");
+    }
+    run(&mut command)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn parse(args: &[&str]) -> anyhow::Result<(bool, Option<PathBuf>)> {
     let mut is_quick = false;
     let mut lifeboat = None;

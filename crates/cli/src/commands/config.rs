@@ -10,8 +10,30 @@ use serde_json::json;
 
 use crate::output;
 
+/// The same for a controller's file.
+fn check_controllers(file: &Path, json: bool) -> anyhow::Result<u8> {
+    let config = lifeboat_controller::config::Config::read(file)?;
+    let settings = config.settings()?;
+    let value = json!({
+        "file": file.display().to_string(),
+        "written": config,
+        "clusters": settings.clusters,
+        "policy": format!("{:?}", settings.terms.rules.policy),
+        "services": settings.services.iter().map(|service| &service.name).collect::<Vec<_>>(),
+        "visibility_ms": settings.visibility.0,
+        "history_ms": settings.history.0,
+    });
+    output::either(json, &value, || {
+        format!("{} is a valid configuration of the controller\n", file.display())
+    })?;
+    Ok(0)
+}
+
 /// Checks a file and prints what is in force.
 pub(crate) fn check(file: &Path, json: bool) -> anyhow::Result<u8> {
+    if super::fleet::is_controllers(file) {
+        return check_controllers(file, json);
+    }
     let config = Config::read(file).map_err(RunError::from)?;
     let settings = config
         .settings()

@@ -1,7 +1,9 @@
 //! One module a group of commands.
 
 pub(crate) mod config;
+pub(crate) mod controller;
 pub(crate) mod doctor;
+pub(crate) mod fleet;
 pub(crate) mod lab;
 pub(crate) mod mock;
 pub(crate) mod restore;

@@ -64,8 +64,18 @@ pub(crate) async fn evacuate(args: &WorkloadArgs, ui: Ui, json: bool) -> anyhow:
     })
 }
 
-pub(crate) async fn status(args: &WorkloadArgs, json: bool) -> anyhow::Result<u8> {
+pub(crate) async fn status(args: &WorkloadArgs, watch: bool, json: bool) -> anyhow::Result<u8> {
     let setup = setup(args)?;
+    loop {
+        print_status(&setup, json).await?;
+        if !watch {
+            return Ok(0);
+        }
+        tokio::time::sleep(super::fleet::WATCH).await;
+    }
+}
+
+async fn print_status(setup: &Setup, json: bool) -> anyhow::Result<()> {
     let status = ask(&setup.dirs.socket, "GET", "/v1/status", STATUS_WAIT).await?;
     output::either(json, &status, || {
         let rows: Vec<Vec<String>> = status
@@ -79,7 +89,7 @@ pub(crate) async fn status(args: &WorkloadArgs, json: bool) -> anyhow::Result<u8
             .collect();
         output::table(&rows)
     })?;
-    Ok(0)
+    Ok(())
 }
 
 fn row(key: &str, value: &serde_json::Value) -> Vec<String> {

@@ -8,7 +8,7 @@ use super::split::Split;
 use super::state::State;
 use crate::time::Timestamp;
 
-/// One change of phase, split or target.
+/// One change of phase, split or target, or a person's instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// When it was decided.
@@ -30,7 +30,10 @@ pub struct Entry {
 /// The entry for the change from `before` to `after`; none where only counters changed.
 #[must_use]
 pub fn entry(now: Timestamp, before: &State, after: &State) -> Option<Entry> {
-    let is_change = (before.phase, before.split, before.target) != (after.phase, after.split, after.target);
+    let told = |state: &State| (state.phase, state.split, state.target, state.is_paused);
+    // That an instruction is over shows in what it leads to.
+    let is_asked = after.asked.is_some() && before.asked != after.asked;
+    let is_change = told(before) != told(after) || is_asked;
     is_change.then_some(Entry {
         at: now,
         generation: after.generation,

@@ -220,6 +220,12 @@ impl Machine {
         self.state.as_deref()
     }
 
+    /// The last look that was of use.
+    #[must_use]
+    pub const fn observed(&self) -> Option<&Observation> {
+        self.observed.as_ref()
+    }
+
     /// Takes one input at `now`, on this controller's clock.
     pub fn step(&mut self, now: Timestamp, input: Input) -> Turn {
         let mut effects = Vec::new();
@@ -227,7 +233,7 @@ impl Machine {
             Input::Woke => self.wake(now, &mut effects),
             Input::Loaded(state) => self.loaded(now, state, &mut effects),
             Input::LoadFailed | Input::CommitFailed => self.retry(now),
-            Input::Observed(observation) => self.observed(now, observation, &mut effects),
+            Input::Observed(observation) => self.see(now, observation, &mut effects),
             Input::ObserveFailed => self.look_again(now, OBSERVE_BUSY),
             Input::Events { receipt, events } => self.receive(now, receipt, events, &mut effects),
             Input::Committed { generation } => self.committed(now, generation, &mut effects),
@@ -277,7 +283,7 @@ impl Machine {
         self.decide(now, effects);
     }
 
-    fn observed(&mut self, now: Timestamp, observation: Observation, effects: &mut Vec<Effect>) {
+    fn see(&mut self, now: Timestamp, observation: Observation, effects: &mut Vec<Effect>) {
         self.observe_since = None;
         self.observe_at = now + self.observe_every();
         if observation.at < self.usable_from {
@@ -364,7 +370,7 @@ impl Machine {
         };
         let mut next = state.clone();
         let mut changed = self.fold(now, &mut next);
-        if let Some(seen) = self.seen(now, &next) {
+        if let Some(seen) = self.seen(now, &next).filter(|_| !state.is_paused) {
             changed |= next.advance(&self.rules, now, &seen);
         }
         if changed {
@@ -422,7 +428,7 @@ impl Machine {
             Target::FollowSpot => state.target,
         };
         let mut seen = observed.seen(now, target, &self.doomed);
-        seen.is_fresh = is_usable && observed.age(now) <= FRESH;
+        seen.is_fresh = is_usable && observed.age(now) <= FRESH && !observed.is_deploying;
         if !is_usable {
             seen.desired = state.split;
         }
@@ -433,6 +439,8 @@ impl Machine {
     fn spot_is_theirs(&self, state: &State) -> bool {
         match self.target {
             Target::Fixed(_) => false,
+            // Whatever they set meanwhile, we set it back to what the person asked for.
+            Target::FollowSpot if state.asked.is_some() => false,
             Target::FollowSpot if !self.rules.policy.moves_spot() => true,
             // Until we lower it, the count that we hold is still theirs to change.
             Target::FollowSpot => match state.phase {
@@ -445,6 +453,9 @@ impl Machine {
     /// Orders what a commit raised, without a look that could tell whether it is so already.
     fn raise(&mut self, now: Timestamp, before: Split, effects: &mut Vec<Effect>) {
         let (Some(state), Some(observed)) = (&self.state, &self.observed) else { return };
+        if state.is_paused {
+            return;
+        }
         let (split, generation) = (state.split, state.generation);
         let (seen_at, not_after) = (observed.at, now + ORDER_VALID);
         // A count that was seen to be higher, by whatever order, must not fall to what is only higher than before.
@@ -488,11 +499,11 @@ impl Machine {
     /// Orders whatever ECS was seen to be told otherwise.
     fn reconcile(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let (Some(state), Some(observed)) = (&self.state, &self.observed) else { return };
-        if observed.at < self.usable_from {
+        if observed.at < self.usable_from || state.is_paused {
             return;
         }
         let (seen_at, has) = (observed.at, observed.desired());
-        let is_fresh = observed.age(now) <= FRESH;
+        let is_fresh = observed.age(now) <= FRESH && !observed.is_deploying;
         let generation = state.generation;
         let is_theirs = self.spot_is_theirs(state);
         // What starts tasks goes before what stops some.

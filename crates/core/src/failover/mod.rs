@@ -5,11 +5,13 @@
 //! * [`phase`], [`window`], [`stability`], [`state`]: what is stored of a service and how a look moves it on.
 //! * [`zones`]: where Spot tasks go, for callers that may choose.
 //! * [`health`]: the score that dashboards show.
+//! * [`instruction`]: what a person told.
 //! * [`observation`], [`event`]: what AWS tells; [`machine`]: when to load, look, commit and order; [`mod@history`].
 
 pub mod event;
 pub mod health;
 pub mod history;
+pub mod instruction;
 pub mod machine;
 pub mod observation;
 pub mod phase;

@@ -2,18 +2,31 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
 
 use super::split::Split;
 use super::state::Seen;
 use crate::time::{Millis, Timestamp};
 
 /// Which capacity provider a task, an event or an order belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Capacity {
     /// `FARGATE_SPOT`, the service `{name}-spot`.
     Spot,
     /// `FARGATE`, the service `{name}-standard`.
     OnDemand,
+}
+
+impl fmt::Display for Capacity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Spot => "spot",
+            Self::OnDemand => "on-demand",
+        })
+    }
 }
 
 /// One task as DescribeTasks shows it. Tasks that have stopped are left out.
@@ -47,6 +60,9 @@ pub struct Observation {
     pub spot: Service,
     /// `{name}-standard`.
     pub on_demand: Service,
+    /// A deployment is in progress on either: tasks of two versions run beside each other and some of them are about
+    /// to be stopped, so that nothing is lowered on such a look.
+    pub is_deploying: bool,
 }
 
 impl Observation {

@@ -4,6 +4,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::observation::Capacity;
 use crate::time::Millis;
 
 /// The reason for a split or a change of phase. Numbers are those the decision was taken on.
@@ -83,6 +84,15 @@ pub enum Reason {
         /// Now.
         to: u32,
     },
+    /// A person asked for it.
+    Asked {
+        /// Where everything is to run.
+        to: Capacity,
+    },
+    /// A person said to change nothing.
+    Paused,
+    /// A person gave the service back to the policy.
+    Resumed,
 }
 
 impl fmt::Display for Reason {
@@ -115,6 +125,9 @@ impl fmt::Display for Reason {
                 write!(f, "{ready} of {wanted} spot tasks were ready in time")
             }
             Self::TargetChanged { from, to } => write!(f, "the target changed from {from} to {to}"),
+            Self::Asked { to } => write!(f, "a person asked for {to}"),
+            Self::Paused => f.write_str("a person paused it"),
+            Self::Resumed => f.write_str("a person resumed it"),
         }
     }
 }

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::instruction::Asked;
+use super::observation::Capacity;
 use super::phase::Phase;
 use super::policy::Policy;
 use super::reason::Reason;
@@ -96,6 +98,38 @@ pub struct State {
     pub refused_at: Option<Timestamp>,
     /// When Spot last had every task that was asked for.
     pub steady_at: Option<Timestamp>,
+    /// What a person asked for.
+    #[serde(default)]
+    pub asked: Option<Asked>,
+    /// A person said to change nothing.
+    #[serde(default)]
+    pub is_paused: bool,
+    /// How often it failed over today.
+    #[serde(default)]
+    pub failovers: Failovers,
+}
+
+/// Failovers of one day, for metrics and alarms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failovers {
+    /// Days since 1970-01-01, UTC.
+    pub day: i64,
+    /// Departures from [`Phase::Spot`] on that day.
+    pub count: u32,
+}
+
+impl Failovers {
+    const DAY_MS: i64 = 86_400_000;
+
+    /// How many there were on the day of `now`.
+    #[must_use]
+    pub const fn on(self, now: Timestamp) -> u32 {
+        if self.day == now.0.div_euclid(Self::DAY_MS) { self.count } else { 0 }
+    }
+
+    const fn with_one(self, now: Timestamp) -> Self {
+        Self { day: now.0.div_euclid(Self::DAY_MS), count: self.on(now).saturating_add(1) }
+    }
 }
 
 impl State {
@@ -115,6 +149,9 @@ impl State {
             samples: Samples::default(),
             refused_at: None,
             steady_at: None,
+            asked: None,
+            is_paused: false,
+            failovers: Failovers::default(),
         }
     }
 
@@ -149,7 +186,7 @@ impl State {
             changed = true;
         }
         for _ in 0..MOVES_MAX {
-            let wanted = rules.policy.wanted(&self.view(rules, now, seen));
+            let wanted = self.wanted(rules, now, seen);
             let Some((phase, reason)) = self.next_phase(rules, now, seen, wanted) else {
                 self.apply(rules, now, seen, wanted);
                 if self.phase == Phase::ShiftingToSpot && self.split.on_demand == 0 {
@@ -160,7 +197,31 @@ impl State {
             self.enter(phase, now, reason);
         }
         changed |= before != (self.phase, self.split, self.target);
+        if self.is_over(rules, now, seen) {
+            self.asked = None;
+            changed = true;
+        }
         changed
+    }
+
+    /// What the policy wants, or what a person asked for in its place.
+    fn wanted(&self, rules: &Rules, now: Timestamp, seen: &Seen) -> Wanted {
+        let target = seen.target;
+        match self.asked.filter(|asked| asked.holds(now)) {
+            None => rules.policy.wanted(&self.view(rules, now, seen)),
+            Some(Asked { to: to @ Capacity::Spot, .. }) => Wanted::new(target, 0, Reason::Asked { to }),
+            Some(Asked { to: to @ Capacity::OnDemand, .. }) => {
+                Wanted::new(rules.policy.kept_spot(target), target, Reason::Asked { to })
+            }
+        }
+    }
+
+    /// Whether what a person asked for is over and leaves no trace: until the Spot service is seen to be told again
+    /// what it should, its desired count is ours and not an autoscaler's.
+    fn is_over(&self, rules: &Rules, now: Timestamp, seen: &Seen) -> bool {
+        let is_restored =
+            rules.policy.moves_spot() || (seen.is_fresh && seen.desired.spot >= self.split.spot);
+        self.asked.is_some_and(|asked| !asked.holds(now)) && is_restored
     }
 
     /// The earliest moment after `now` at which a look could change something although nothing was seen.
@@ -176,7 +237,8 @@ impl State {
         let sample = self.sample_due(rules, now);
         let held = self.raised_at + rules.hold;
         let held = (self.split.on_demand > 0 && held > now).then_some(held);
-        [phase_ends, sample, held].into_iter().flatten().filter(|at| *at > now).min()
+        let asked = self.asked.and_then(|asked| asked.until);
+        [phase_ends, sample, held, asked].into_iter().flatten().filter(|at| *at > now).min()
     }
 
     fn sample_due(&self, rules: &Rules, now: Timestamp) -> Option<Timestamp> {
@@ -245,6 +307,9 @@ impl State {
                 self.counted_from = now;
             }
             Phase::Spot | Phase::ShiftingToOnDemand | Phase::Degraded => {}
+        }
+        if (self.phase, phase) == (Phase::Spot, Phase::ShiftingToOnDemand) {
+            self.failovers = self.failovers.with_one(now);
         }
         self.phase = phase;
         self.since = now;

@@ -27,7 +27,7 @@ const WATCH: Millis = Millis::from_secs(30);
 const SETTLES: Millis = Millis::from_secs(300);
 
 /// What a phase may last beyond its time-out: a controller may be down or frozen for minutes, and the store away.
-const PHASE_SLACK: Millis = Millis::from_secs(900);
+pub(super) const PHASE_SLACK: Millis = Millis::from_secs(900);
 
 /// Once faults have stopped and Spot has room for everything, all of it is back on Spot within this: ECS retries
 /// after up to 27 min, silent PENDING tasks fail after up to 23, then come the stable window, the start and the shift.

@@ -122,7 +122,7 @@ impl Pair {
     }
 
     pub(super) fn look(&self, at: Timestamp) -> Observation {
-        Observation { at, spot: self.spot.look(), on_demand: self.on_demand.look() }
+        Observation { at, spot: self.spot.look(), on_demand: self.on_demand.look(), is_deploying: false }
     }
 
     pub(super) fn serving(&self) -> (u32, u32) {

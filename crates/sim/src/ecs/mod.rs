@@ -12,6 +12,7 @@ mod config;
 mod faults;
 mod live;
 mod queue;
+mod recorded;
 mod shell;
 mod start;
 
@@ -24,10 +25,11 @@ use lifeboat_core::failover::machine::Order;
 use lifeboat_core::failover::observation::Capacity;
 use lifeboat_core::time::{Millis, Timestamp};
 
-pub use self::check::Violation;
+pub use self::check::{Promise, Violation};
 pub use self::config::{Config, Planted};
 pub use self::faults::Faults;
 pub use self::live::{Live, Moment, ServiceFigures};
+pub use self::recorded::{Figures, Recorded, check_recorded};
 pub use self::start::StartTimes;
 
 use self::check::Checks;

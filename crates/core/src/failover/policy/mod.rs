@@ -113,6 +113,20 @@ impl Policy {
         }
     }
 
+    /// Spot tasks that stay while a person has everything run On-Demand.
+    #[must_use]
+    pub fn kept_spot(&self, target: u32) -> u32 {
+        match self {
+            Self::Switch(switch) => switch.probes.min(target),
+            Self::Shortfall(_)
+            | Self::AllOnDemand
+            | Self::PureSpot
+            | Self::FixedBase { .. }
+            | Self::Fallback(_)
+            | Self::SpotHedge(_) => 0,
+        }
+    }
+
     /// Whether the Spot service is ever told another count than the target. Where it is not, an autoscaler may
     /// own that count, and `shortfall` then keeps no spares.
     #[must_use]

@@ -27,7 +27,7 @@ fn service(desired: u32, ready: u64, first: u64) -> Service {
 /// Ten Spot tasks with the keys 1 to 10, so many On-Demand tasks from 101 on.
 fn look(at: Timestamp, spot: u64, on_demand: u32) -> Input {
     let on_demand = service(on_demand, u64::from(on_demand), 101);
-    Input::Observed(Observation { at, spot: service(10, spot, 1), on_demand })
+    Input::Observed(Observation { at, spot: service(10, spot, 1), on_demand, is_deploying: false })
 }
 
 fn warned(receipt: u64, at: Timestamp, task: u64) -> Input {
@@ -295,7 +295,7 @@ fn switch_remembers_the_autoscalers_count_while_only_a_probe_runs() {
     machine.step(START, Input::Woke);
     machine.step(START, Input::Loaded(Some(Box::new(state))));
     let on_demand = service(10, 10, 101);
-    let probing = Observation { at: after(10), spot: service(1, 1, 1), on_demand };
+    let probing = Observation { at: after(10), spot: service(1, 1, 1), on_demand, is_deploying: false };
     machine.step(after(20), Input::Observed(probing));
     assert_eq!(machine.state().map(|state| state.target), Some(10));
 }
@@ -384,7 +384,10 @@ fn follow(phase: Phase, split: Split, desired: u32) -> (u32, Option<u32>) {
     let ready = service(10, if split.on_demand == 0 { 0 } else { 10 }, 101);
     let on_demand = Service { desired: split.on_demand, ..ready };
     let spot = service(desired, u64::from(desired), 1);
-    let mut turn = machine.step(after(20), Input::Observed(Observation { at: after(10), spot, on_demand }));
+    let mut turn = machine.step(
+        after(20),
+        Input::Observed(Observation { at: after(10), spot, on_demand, is_deploying: false }),
+    );
     let mut target = machine.state().map_or(0, |state| state.target);
     if let Some(Effect::Commit { state, .. }) = turn.effects.first() {
         target = state.target;

@@ -39,6 +39,7 @@ fn tasks_are_counted_by_what_they_are_and_will_be() {
         at: Timestamp(8_000),
         spot: Service { desired: 9, tasks: spot },
         on_demand: Service { desired: 5, tasks: on_demand },
+        is_deploying: false,
     };
     // Events told that 7 and 8 are lost, and of one that has never been seen.
     let doomed = BTreeMap::from([(7, Timestamp(0)), (8, Timestamp(0)), (99, Timestamp(0))]);

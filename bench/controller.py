@@ -1,0 +1,414 @@
+"""`cargo xtask bench controller`: what the controller manages, each part against a lab of its own on loopback.
+
+    controller.py --lifeboat FILE [--quick] [--python FILE] --out FILE
+
+Standard library only; the peer (`source_b.py`) needs boto3, and is left out where there is none.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ACCOUNT = "123456789012"
+
+
+class Lab:
+    """A lab with `services` pairs of `tasks` tasks, whose stamps are the world's."""
+
+    def __init__(self, bench, services, tasks, speed=1, more="", name="web"):
+        self.folder = Path(tempfile.mkdtemp(dir=bench.scratch))
+        scenario = self.folder / "lab.toml"
+        names = [name] if services == 1 else [f"s{n:04}" for n in range(services)]
+        pairs = "".join(f"[[services]]\nname = '{n}'\ntasks = {tasks}\n" for n in names)
+        scenario.write_text(f"spot_capacity = {services * tasks * 2}\n{more}\n{pairs}")
+        self.names, self.speed, self.bench = names, speed, bench
+        command = [bench.lifeboat, "lab", "--json", "--listen", "127.0.0.1:0", "--stamps", "world"]
+        self.process = subprocess.Popen(
+            [*command, "--speed", str(speed), str(scenario)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        ready = json.loads(self.process.stdout.readline())
+        self.url, self.queue = ready["url"], ready["queue"]
+        self.address = self.url.removeprefix("http://")
+        clock = self.get("time")
+        self.origin = clock["stamp_ms"] - clock["world_ms"]
+        self.local = threading.local()
+
+    def ask(self, method, path, body=None):
+        connection = http.client.HTTPConnection(self.address, timeout=120)
+        connection.request(method, f"/lab/{path}", json.dumps(body) if body is not None else None)
+        answer = json.loads(connection.getresponse().read())
+        connection.close()
+        return answer
+
+    def get(self, path):
+        return self.ask("GET", path)
+
+    def post(self, path, body):
+        return self.ask("POST", path, body)
+
+    def queue_counts(self):
+        return self.get("state")["queues"]["lifeboat-events"]
+
+    def calls(self, since=0):
+        found = []
+        while True:
+            page = self.get(f"calls?since={since}")["calls"]
+            if not page:
+                return found
+            found += page
+            since = page[-1]["number"]
+
+    def controller(self, more="", wait=True):
+        origin = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(self.origin // 1000)) + f".{self.origin % 1000:03}Z"
+        config = self.folder / "fleet.toml"
+        config.write_text(
+            f"region = 'us-east-1'\nendpoint = '{self.url}'\nclusters = ['lab']\n"
+            f"[queue]\nurl = '{self.queue}'\nreceivers = 16\n[store]\nsqlite = '{self.folder}/fleet.db'\n"
+            f"[clock]\nscale = {self.speed}\norigin = '{origin}'\n{more}\n"
+        )
+        env = {**os.environ, "AWS_ACCESS_KEY_ID": "lab", "AWS_SECRET_ACCESS_KEY": "lab",
+               "AWS_EC2_METADATA_DISABLED": "true", "LIFEBOAT_LOG": "warn"}
+        log = open(self.folder / "controller.log", "ab")
+        process = subprocess.Popen(
+            [self.bench.lifeboat, "controller", "--config", str(config)], env=env, stderr=log, stdout=log
+        )
+        if wait:
+            self.wait("all services are known", lambda: self.known(config, env) >= len(self.names))
+        return process
+
+    def known(self, config, env):
+        done = subprocess.run(
+            [self.bench.lifeboat, "status", "--json", "--config", str(config)], env=env, capture_output=True
+        )
+        return len(json.loads(done.stdout)) if done.returncode == 0 else 0
+
+    def wait(self, what, is_so, limit=300):
+        end = time.monotonic() + limit
+        while not is_so():
+            if time.monotonic() > end:
+                raise SystemExit(f"not within {limit} s: {what}; see {self.folder}")
+            time.sleep(0.05)
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def end(process):
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+
+
+def memory(process):
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    found = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines if line.startswith(("VmRSS", "VmHWM"))}
+    return found["VmRSS"], found["VmHWM"]
+
+
+def percentile(values, share):
+    values = sorted(values)
+    return values[min(len(values) - 1, int(len(values) * share))]
+
+
+def ready_event(service, number):
+    return {
+        "id": f"e{number}", "source": "aws.ecs", "detail-type": "ECS Task State Change",
+        "detail": {
+            "taskArn": f"arn:aws:ecs:us-east-1:{ACCOUNT}:task/lab/{number}",
+            "clusterArn": f"arn:aws:ecs:us-east-1:{ACCOUNT}:cluster/lab",
+            "group": f"service:{service}-spot", "lastStatus": "RUNNING", "desiredStatus": "RUNNING",
+            "capacityProviderName": "FARGATE_SPOT", "version": 3,
+        },
+    }
+
+
+def fill(lab, events):
+    """Puts events into the queue while nobody receives; RUNNING is a fact that is stored and orders nothing."""
+    def some(first):
+        connection = http.client.HTTPConnection(lab.address, timeout=120)
+        for number in range(first, events, 8):
+            body = json.dumps({"body": ready_event(lab.names[number % len(lab.names)], number)})
+            connection.request("POST", "/lab/send", body)
+            connection.getresponse().read()
+    threads = [threading.Thread(target=some, args=(first,)) for first in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def drain_rate(lab, process, events):
+    """Events a second, from the first deletion that is seen until ninety of a hundred are deleted."""
+    before = lab.queue_counts()["deleted"]
+    began = None
+    goal = before + events * 9 // 10
+    while True:
+        deleted = lab.queue_counts()["deleted"]
+        now = time.monotonic()
+        if began is None and deleted > before:
+            began = (now, deleted)
+        if deleted >= goal:
+            break
+        if process.poll() is not None:
+            raise SystemExit(f"the controller ended; see {lab.folder}")
+        time.sleep(0.02)
+    return (deleted - began[1]) / max(now - began[0], 1e-6)
+
+
+def throughput(bench):
+    events = 6_000 if bench.quick else 40_000
+    services = 100 if bench.quick else 1_000
+    lab = Lab(bench, services, 2)
+    end(lab.controller())
+    rates = {}
+    # Once with services that are managed, once with a pattern that fits none: then every event is received, read
+    # and deleted, and nothing is decided. That is what the queue and the client give.
+    for name, more in (("queue", "[services]\nspot = '{name}-nobody'\non_demand = '{name}-nothing'"), ("decisions", "")):
+        fill(lab, events)
+        process = lab.controller(more, wait=False)
+        rates[name] = drain_rate(lab, process, events)
+        lab.wait("the queue is empty", lambda: lab.queue_counts()["visible"] == 0)
+        rates[name + "_memory"] = memory(process)[1]
+        end(process)
+    lab.stop()
+    return {"events": events, "services": services, **rates}
+
+
+def latency(bench):
+    """100 interruptions a second, each of another service, and the time until its Standard service is told."""
+    services, seconds = (200, 2) if bench.quick else (1_000, 10)
+    lab = Lab(bench, services, 5, more="announced = 1.0")
+    process = lab.controller()
+    time.sleep(3)
+    since = max([call["number"] for call in lab.calls()], default=0)
+    began = time.monotonic()
+    for number, name in enumerate(lab.names[: 100 * seconds]):
+        lab.post("interrupt", {"tasks": 1, "service": name, "announced": True})
+        time.sleep(max(0, began + (number + 1) / 100 - time.monotonic()))
+    took = time.monotonic() - began
+    count = min(100 * seconds, len(lab.names))
+    lab.wait("all are told", lambda: len(updates(lab, since)) >= count * 99 // 100, 120)
+    told = updates(lab, since)
+    arrived = {}
+    last = 0
+    while True:
+        lines = lab.get(f"events?since={last}")["events"]
+        if not lines:
+            break
+        last = lines[-1]["number"]
+        for line in lines:
+            if line.get("arrivals_ms") and line.get("service", "").endswith("-spot"):
+                arrived.setdefault(line["service"].removesuffix("-spot"), min(line["arrivals_ms"]))
+    pairs = [(told[name] - arrived[name]) for name in told if name in arrived]
+    end(process)
+    lab.stop()
+    after = [ms for ms in pairs if ms >= 0]
+    return {"count": count, "rate": count / took, "seen_before": len(pairs) - len(after), "ms": after}
+
+
+def updates(lab, since):
+    """When each Standard service was first told, in the world's milliseconds."""
+    told = {}
+    for call in lab.calls(since):
+        if call["operation"] == "ecs:UpdateService" and call["outcome"] == "ok":
+            words = call["summary"].replace("=", " ").replace(":", " ").replace(",", " ").split()
+            for word in words:
+                if word.endswith("-standard"):
+                    told.setdefault(word.removesuffix("-standard"), call["at_ms"])
+    return told
+
+
+def large(bench):
+    """Memory with 200 tasks a service, and what looks cost while all is well."""
+    services = 100 if bench.quick else 1_000
+    tasks = 50 if bench.quick else 200
+    lab = Lab(bench, services, tasks)
+    process = lab.controller()
+    time.sleep(20 if bench.quick else 60)
+    rss, peak = memory(process)
+    counts = total(lab)
+    seconds = 30 if bench.quick else 120
+    time.sleep(seconds)
+    calls = {name: count - counts.get(name, 0) for name, count in total(lab).items()}
+    rss, peak = memory(process)
+    end(process)
+    lab.stop()
+    ecs = {name: count * 60 / seconds for name, count in calls.items() if name.startswith("ecs:")}
+    return {"services": services, "tasks": tasks, "rss": rss, "peak": peak, "calls": ecs}
+
+
+def small(bench):
+    """What looks cost with five tasks a service."""
+    services = 100 if bench.quick else 1_000
+    lab = Lab(bench, services, 5)
+    process = lab.controller()
+    time.sleep(10)
+    counts, seconds = total(lab), (30 if bench.quick else 120)
+    time.sleep(seconds)
+    calls = {name: count - counts.get(name, 0) for name, count in total(lab).items()}
+    _, peak = memory(process)
+    end(process)
+    lab.stop()
+    ecs = {name: count * 60 / seconds for name, count in calls.items() if name.startswith("ecs:")}
+    return {"services": services, "tasks": 5, "peak": peak, "calls": ecs}
+
+
+def total(lab):
+    return {name: sum(outcomes.values()) for name, outcomes in lab.get("state")["calls"].items()}
+
+
+def interruption(bench, who):
+    """Five of ten Spot tasks are announced to be reclaimed: when is Standard told, and how much is missing how long?"""
+    lab = Lab(bench, 1, 10, speed=10, more="announced = 1.0")
+    if who == "source B":
+        process = subprocess.Popen(
+            [bench.python, str(HERE / "source_b.py"), "--endpoint", lab.url, "--queue", lab.queue, "--cluster", "lab",
+             "--service", "web", "--speed", "10", "--origin", str(lab.origin), "--log", str(lab.folder / "b.log")],
+            env={**os.environ, "AWS_EC2_METADATA_DISABLED": "true"},
+        )
+        time.sleep(3)
+    else:
+        process = lab.controller("[policy]\nname = 'switch'" if who == "switch" else "")
+        time.sleep(1)
+    lab.post("capacity", {"spot": 5, "for_seconds": 1200})
+    began = lab.get("time")["world_ms"]
+    since = 0
+    lab.wait("Standard is told", lambda: "web" in updates(lab, since), 180)
+    told = updates(lab, since)["web"]
+    lab.wait("ten serve", lambda: serving(lab) >= 10 and lab.get("time")["world_ms"] - began > 420_000, 240)
+    timeline = lab.get(f"timeline?service=web&from_ms={began}")
+    missing, longest, since_missing = 0.0, 0, None
+    until = lab.get("time")["world_ms"]
+    samples = timeline["samples"]
+    for index, sample in enumerate(samples):
+        at = sample[0]
+        next_at = samples[index + 1][0] if index + 1 < len(samples) else until
+        gap = max(0, 10 - (sample[1] + sample[2] + sample[4]))
+        missing += gap * (next_at - at) / 1000
+        if gap and since_missing is None:
+            since_missing = at
+        if not gap and since_missing is not None:
+            longest, since_missing = max(longest, at - since_missing), None
+    if since_missing is not None:
+        longest = max(longest, until - since_missing)
+    process.terminate()
+    process.wait(timeout=30)
+    lab.stop()
+    return {"who": who, "told_s": (told - began) / 1000, "missing": missing, "longest_s": longest / 1000}
+
+
+def serving(lab):
+    pair = lab.get("state")["services"][0]
+    return pair["spot"]["ready"] + pair["spot"].get("warned", 0) + pair["on_demand"]["ready"]
+
+
+def calls_table(result):
+    rows = "".join(
+        f"| {name.removeprefix('ecs:')} | {count:.0f} | {count / result['services']:.2f} |\n"
+        for name, count in sorted(result["calls"].items())
+    )
+    all_calls = sum(result["calls"].values())
+    return (
+        f"| call, {result['services']:,} services × {result['tasks']} tasks | a minute | per service |\n|---|---|---|\n"
+        f"{rows}| together | {all_calls:.0f} | {all_calls / result['services']:.2f} |\n"
+    )
+
+
+def document(bench, results):
+    t, l, big, few = results["throughput"], results["latency"], results["large"], results["small"]
+    ms = l["ms"]
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    peers = "".join(
+        f"| {r['who']} | {statistics.median(x['told_s'] for x in rs):.1f} s | "
+        f"{statistics.median(x['missing'] for x in rs):.0f} | {statistics.median(x['longest_s'] for x in rs):.0f} s |\n"
+        for rs in results["interruption"] for r in rs[:1]
+    )
+    return f"""# What the controller manages
+
+`cargo xtask bench controller` wrote this. Lab, controller and peer run on one machine: {os.cpu_count()} processors, {cpu},
+Linux {platform.release()}, load before {bench.load:.1f}. The lab takes its share of both processors.
+
+## From the queue to a durable decision
+
+{t['events']:,} events over {t['services']:,} services wait in the queue; each is a new fact that is committed (SQLite,
+`synchronous=FULL`) before its message is deleted. Beside it the same program receives, reads and deletes events of
+services that it does not manage: that is what queue and client give.
+
+| | events a second |
+|---|---|
+| received, read, deleted | {t['queue']:,.0f} |
+| and decided, durable (wanted: 2,000) | {t['decisions']:,.0f} |
+
+## From the event to UpdateService
+
+{l['count']:,} interruptions at {l['rate']:.0f} a second, each of another service; from the moment at which the event is in
+the queue until ECS has the call. {l['seen_before']} were seen by a look before their event came and are left out.
+
+| P50 | P95 | P99 (wanted: 250 ms) | longest |
+|---|---|---|---|
+| {percentile(ms, .5):.0f} ms | {percentile(ms, .95):.0f} ms | {percentile(ms, .99):.0f} ms | {max(ms):.0f} ms |
+
+## Memory
+
+{big['services']:,} services × {big['tasks']} tasks: {big['rss']:.0f} MiB resident, {big['peak']:.0f} MiB at most (wanted: 200).
+{few['services']:,} × {few['tasks']}: {few['peak']:.0f} MiB at most.
+
+## Calls while all is well
+
+Looks of a cluster are shared: services by tens, tasks by hundreds. Calls grow with batches, not with tasks.
+
+{calls_table(few)}
+{calls_table(big)}
+## One announced interruption, end to end
+
+Five of ten Spot tasks are announced to be reclaimed; there is no other Spot for 20 minutes. Time from the announcement
+until Standard is told, task-seconds that were missing, and the longest gap, in the world's time (the lab runs ten
+times as fast), median of {len(results['interruption'][0])}. Source B's logic (`bench/source_b.py`, Python with boto3) counts
+tasks that have stopped, and so gives the two minutes of the notice away.
+
+| | Standard told after | task-seconds missing | longest gap |
+|---|---|---|---|
+{peers}"""
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lifeboat", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--quick", action="store_true")
+    bench = parser.parse_args()
+    bench.scratch = tempfile.mkdtemp(prefix="lifeboat-bench-")
+    bench.load = os.getloadavg()[0]
+    has_boto = subprocess.run([bench.python, "-c", "import boto3"], capture_output=True).returncode == 0
+    if not has_boto:
+        print("there is no boto3: source B's logic is left out", file=sys.stderr)
+    results = {}
+    for name, measure in (("throughput", throughput), ("latency", latency), ("small", small), ("large", large)):
+        results[name] = measure(bench)
+        print(name, {k: v for k, v in results[name].items() if k != "ms"}, file=sys.stderr, flush=True)
+    who = ["shortfall", "switch"] + (["source B"] if has_boto else [])
+    rounds = 1 if bench.quick else 3
+    results["interruption"] = []
+    for name in who:
+        results["interruption"].append([interruption(bench, name) for _ in range(rounds)])
+        print(results["interruption"][-1], file=sys.stderr, flush=True)
+    text = document(bench, results)
+    print(text)
+    if not bench.quick:
+        Path(bench.out).write_text(text)
+
+
+if __name__ == "__main__":
+    main()
