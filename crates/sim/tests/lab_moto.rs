@@ -56,7 +56,8 @@ fn moto() -> Option<Moto> {
         let until = Instant::now() + PATIENCE;
         while child.try_wait().ok().flatten().is_none() {
             assert!(Instant::now() < until, "moto does not answer");
-            if http(addr, "GET /moto-api/data.json HTTP/1.0\r\n", "").is_some_and(|(status, _)| status == 200) {
+            if http(addr, "GET /moto-api/data.json HTTP/1.0\r\n", "").is_some_and(|(status, _)| status == 200)
+            {
                 return Some(Moto { child, addr });
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -69,10 +70,8 @@ fn moto() -> Option<Moto> {
 fn http(addr: SocketAddr, head: &str, body: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(addr).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    let text = format!(
-        "{head}Host: {addr}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
+    let text =
+        format!("{head}Host: {addr}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     stream.write_all(text.as_bytes()).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
@@ -210,13 +209,18 @@ fn ecs_answers_have_motos_shape() {
     both("ListServices", &json!({ "cluster": "lab" }), &[]);
     both("ListTasks", &json!({ "cluster": "lab" }), &[]);
     both("DescribeClusters", &json!({ "clusters": ["lab"] }), &[]);
-    both("UpdateService", &json!({ "cluster": "lab", "service": "web-spot", "desiredCount": 3 }), &[".service.launchType"]);
+    both(
+        "UpdateService",
+        &json!({ "cluster": "lab", "service": "web-spot", "desiredCount": 3 }),
+        &[".service.launchType"],
+    );
     let gone = json!({ "cluster": "lab", "service": "gone", "desiredCount": 3 });
     both("UpdateService", &gone, &[]);
     let (ours, theirs) = (ecs(lab, "UpdateService", &gone).1, ecs(moto.addr, "UpdateService", &gone).1);
     assert_eq!(ours["__type"], theirs["__type"]);
     let elsewhere = json!({ "cluster": "other", "services": ["web-spot"] });
-    let (ours, theirs) = (ecs(lab, "DescribeServices", &elsewhere), ecs(moto.addr, "DescribeServices", &elsewhere));
+    let (ours, theirs) =
+        (ecs(lab, "DescribeServices", &elsewhere), ecs(moto.addr, "DescribeServices", &elsewhere));
     assert_eq!((ours.0, &ours.1["__type"]), (theirs.0, &theirs.1["__type"]));
 }
 
@@ -262,10 +266,8 @@ fn task_answers_have_motos_shape() {
 
 /// A subnet of the default network, which moto has.
 fn vpc(moto: SocketAddr) -> String {
-    let head = format!(
-        "POST / HTTP/1.0\r\n{}Content-Type: application/x-www-form-urlencoded\r\n",
-        signed("ec2")
-    );
+    let head =
+        format!("POST / HTTP/1.0\r\n{}Content-Type: application/x-www-form-urlencoded\r\n", signed("ec2"));
     let (_, answer) = http(moto, &head, "Action=DescribeSubnets&Version=2016-11-15").expect("it answers");
     let id = answer.split("<subnetId>").nth(1).and_then(|rest| rest.split('<').next());
     id.expect("a subnet").to_owned()
@@ -296,14 +298,23 @@ fn queue_answers_have_motos_shape() {
     let receive = json!({ "MaxNumberOfMessages": 10, "AttributeNames": ["All"], "VisibilityTimeout": 60 });
     let (ours, theirs) = both("ReceiveMessage", receive, &[]);
     let bodies = |answer: &Value| -> Vec<Value> {
-        answer["Messages"].as_array().expect("messages").iter().map(|message| message["Body"].clone()).collect()
+        answer["Messages"]
+            .as_array()
+            .expect("messages")
+            .iter()
+            .map(|message| message["Body"].clone())
+            .collect()
     };
     assert_eq!(bodies(&ours), bodies(&theirs));
     assert_eq!(ours["Messages"][0]["MD5OfBody"], theirs["Messages"][0]["MD5OfBody"]);
     both("ReceiveMessage", json!({}), &[]);
     // moto's own moments of creation and change; policies that the lab has none of.
-    let poorer =
-        [".Attributes.CreatedTimestamp", ".Attributes.LastModifiedTimestamp", ".Attributes.Policy", ".Attributes.Sqs"];
+    let poorer = [
+        ".Attributes.CreatedTimestamp",
+        ".Attributes.LastModifiedTimestamp",
+        ".Attributes.Policy",
+        ".Attributes.Sqs",
+    ];
     both("GetQueueAttributes", json!({ "AttributeNames": ["All"] }), &poorer);
     let settle = |addr: SocketAddr, url: &Value, received: &Value| {
         let receipt = |index: usize| received["Messages"][index]["ReceiptHandle"].clone();
@@ -349,7 +360,8 @@ fn published_alerts_and_commands_are_answered_in_motos_shape() {
     };
     let (_, made) = form(moto.addr, "sns", "Action=CreateTopic&Version=2010-03-31&Name=alerts");
     assert!(made.contains("arn:aws:sns:us-east-1:123456789012:alerts"), "{made}");
-    let publish = "Action=Publish&Version=2010-03-31&TopicArn=arn:aws:sns:us-east-1:123456789012:alerts&Message=m";
+    let publish =
+        "Action=Publish&Version=2010-03-31&TopicArn=arn:aws:sns:us-east-1:123456789012:alerts&Message=m";
     let (ours, theirs) = (form(lab, "sns", publish), form(moto.addr, "sns", publish));
     assert_eq!(ours.0, theirs.0);
     assert_eq!(elements(&ours.1), elements(&theirs.1));
