@@ -281,8 +281,8 @@ def interruption(bench, who):
     else:
         process = lab.controller("[policy]\nname = 'switch'" if who == "switch" else "")
         time.sleep(1)
-    lab.post("capacity", {"spot": 5, "for_seconds": 1200})
     began = lab.get("time")["world_ms"]
+    lab.post("capacity", {"spot": 5, "for_seconds": 1200})
     since = 0
     lab.wait("Standard is told", lambda: "web" in updates(lab, since), 180)
     told = updates(lab, since)["web"]

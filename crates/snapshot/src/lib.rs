@@ -27,7 +27,6 @@ pub mod journal;
 mod known;
 pub mod lease;
 pub mod manifest;
-mod order;
 pub mod path;
 mod plain;
 pub mod precopy;

@@ -20,7 +20,7 @@ pub use decode::{
     DECODED_BYTES_MAX, DecodeError, ENTRIES_MAX, EXTENTS_MAX, LINE_BYTES_MAX, LINK_BYTES_MAX, RAW_BYTES_MAX,
     decode,
 };
-pub(crate) use decode::{base_of, decode_delta};
+pub(crate) use decode::{base_of, check_delta, decode_delta};
 pub(crate) use delta::{Delta, difference};
 pub(crate) use encode::{encode, encode_delta};
 

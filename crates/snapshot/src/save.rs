@@ -29,11 +29,11 @@ use crate::deadline::Deadline;
 use crate::dirs::Dirs;
 use crate::id::Nonce;
 use crate::journal::unix_ms;
-use crate::known::UploadLog;
+use crate::known::{Known, UploadLog};
 use crate::manifest::{DecodeError, FORMAT, Header, LeftOut, ManifestRef};
 use crate::plain::Layout;
 use crate::progress::{NoProgress, Progress};
-use crate::scan::{Excluded, Scan, scan};
+use crate::scan::{Excluded, Scan, scan, scan_threads};
 use crate::store::StoreError;
 use crate::transfer::{blocking, blocking_nicely};
 use crate::workload::Workload;
@@ -157,7 +157,10 @@ pub enum SaveError {
 /// [`SaveError`]
 pub async fn save(workload: &Workload, claim: &ClaimId, options: &SaveOptions) -> Result<Saved, SaveError> {
     let reserve = Reserve::new();
-    let (dirs, scan) = scan_work_dir(options, &reserve).await?;
+    let base = options.base.clone();
+    let (scanned, (retired, known)) =
+        tokio::join!(scan_work_dir(options, &reserve), blocking(move || what_is_known(base.as_deref())));
+    let (dirs, scan) = scanned?;
     let header = Header {
         format: FORMAT,
         workload: workload.name().clone(),
@@ -166,24 +169,34 @@ pub async fn save(workload: &Workload, claim: &ClaimId, options: &SaveOptions) -
         at_unix_ms: unix_ms(),
         base: None,
     };
-    let retired = options.base.as_ref().map(|base| base.retired()).unwrap_or_default();
-    let mut plan = assemble::Plan::new(scan, options.base.as_ref(), &retired);
+    let base = options.base.clone();
+    let mut plan = blocking(move || assemble::Plan::new(scan, base.as_ref(), &retired)).await;
+    options.progress.due(&options.deadline);
     let (files, bytes) = plan.to_read();
     options.progress.planned(files, bytes);
     let plain = store_plain(workload, &header, (&mut plan, &dirs), options, &reserve).await;
-    let mut gathered = run::run(workload, &header, &plan, dirs, (options, retired), &reserve).await;
+    let mut gathered = run::run(workload, &header, &plan, dirs, (options, known), &reserve).await;
     if let Some((reading, plain)) = plain {
         plan.reading = reading;
         gathered.add(plain);
     }
     let sent = gathered.sent_bytes;
-    let assembled = assemble::assemble(header, &plan, gathered, options.base.as_ref());
+    let base = options.base.clone();
+    let assembled = blocking(move || assemble::assemble(header, plan, gathered, base.as_ref())).await;
     let stored = tokio::select! {
         biased;
         stored = assemble::store(workload, assembled, options) => stored?,
         () = options.deadline.reached(|moment| moment) => return Err(SaveError::OutOfTime),
     };
     Ok(Saved { stored_bytes: stored.stored_bytes + sent, ..stored })
+}
+
+/// The objects of the base that must not be referred to any more, and where the rest of its content lies.
+fn what_is_known(base: Option<&Base>) -> (Retired, Known) {
+    let Some(base) = base else { return Default::default() };
+    let retired = base.retired();
+    let known = Known::new(Some(base.manifest()), &retired);
+    (retired, known)
 }
 
 /// In the layout `plain`: stores what can have its own name, and leaves the rest of what is to be read to the packs.
@@ -267,13 +280,13 @@ async fn scan_work_dir(options: &SaveOptions, reserve: &Reserve) -> Result<(Dirs
     let stopped = Arc::clone(&stop.0);
     let (work_dir, globs, paths) =
         (options.work_dir.clone(), options.exclude.clone(), options.exclude_paths.clone());
+    let is_nice = options.pace.is_nice;
     let work = move || {
         let excluded = Excluded::new(&work_dir, globs, &paths)?;
-        let mut dirs = Dirs::open(&work_dir)?;
-        let scanned = scan(&mut dirs, &excluded, &stopped)?;
+        let dirs = Dirs::open(&work_dir)?;
+        let scanned = scan(&dirs, &excluded, &stopped, if is_nice { 1 } else { scan_threads() })?;
         Ok((dirs, scanned))
     };
-    let is_nice = options.pace.is_nice;
     let mut scanning =
         Box::pin(async move { if is_nice { blocking_nicely(work).await } else { blocking(work).await } });
     let scanned = tokio::select! {

@@ -3,9 +3,12 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use globset::GlobSet;
 use rustix::fs::{AtFlags, FileType, Stat};
@@ -136,73 +139,218 @@ impl Excluded {
     }
 }
 
-/// Walks everything below the root of `dirs`, until done or until `stop` is set.
+/// A scan on more threads than this is hardly faster: they meet in the kernel.
+const THREADS_MAX: usize = 4;
+
+/// How many threads a scan is given that may have all of the machine.
+pub(crate) fn scan_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(THREADS_MAX)
+}
+
+/// A folder with more names than this is looked at by several threads.
+const NAMES_AT_ONCE: usize = 1024;
+
+/// Walks everything below the root of `dirs` on so many `threads`, until done or until `stop` is set. What was found
+/// comes in the order of the paths.
 ///
 /// # Errors
 /// Only when the root itself cannot be read: whatever is wrong below it is named in [`Scan::left_out`].
-pub(crate) fn scan(dirs: &mut Dirs, excluded: &Excluded, stop: &AtomicBool) -> io::Result<Scan> {
-    let mut scan = Scan::default();
-    let mut folders: Vec<Option<EntryPath>> = vec![None];
-    // Each folder is pushed once; a folder cannot be its own descendant where links are not followed.
-    while let Some(folder) = folders.pop() {
-        if stop.load(Ordering::Relaxed) {
-            let message = "the search of the work directory was not finished".to_owned();
-            scan.left_out.push(LeftOut { path: folder, reason: LeftOutReason::OutOfTime, message });
-            break;
-        }
-        let names = match names_in(dirs, folder.as_ref()) {
-            Ok(names) => names,
-            Err(error) if folder.is_none() => return Err(error),
-            Err(error) => {
-                scan.leave_out(folder, &error);
-                continue;
-            }
+pub(crate) fn scan(dirs: &Dirs, excluded: &Excluded, stop: &AtomicBool, threads: usize) -> io::Result<Scan> {
+    let walk =
+        Walk { excluded, stop, count: AtomicUsize::new(0), queue: Mutex::default(), changed: Condvar::new() };
+    let mut here = Walker::new(&walk, dirs);
+    let first = here.list(None)?;
+    walk.lock().work = first;
+    let (mut parts, mut left_out) = std::thread::scope(|scope| {
+        let spawn = |_| {
+            let mut walker = Walker::new(&walk, dirs);
+            let thread = std::thread::Builder::new().name("scan".to_owned());
+            let run = move || {
+                walker.run();
+                (walker.parts, walker.left_out)
+            };
+            // Without it the others do its part.
+            thread.spawn_scoped(scope, run).ok()
         };
-        for name in names {
-            if scan.found.len() + scan.left_out.len() >= ENTRIES_MAX {
-                let message = format!("more than {ENTRIES_MAX} entries");
-                scan.left_out.push(LeftOut { path: folder, reason: LeftOutReason::BeyondLimits, message });
-                return Ok(scan);
-            }
-            if let Some(found) = scan.examine(dirs, folder.as_ref(), &name, excluded) {
-                if matches!(found.kind, FoundKind::Directory) {
-                    folders.push(Some(found.path.clone()));
+        let others: Vec<_> = (1..threads).filter_map(spawn).collect();
+        here.run();
+        let (mut parts, mut left_out) = (here.parts, here.left_out);
+        for other in others {
+            match other.join() {
+                Ok(theirs) => {
+                    parts.extend(theirs.0);
+                    left_out.extend(theirs.1);
                 }
-                scan.found.push(found);
+                Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-    }
-    Ok(scan)
+        (parts, left_out)
+    });
+    // Each part is in order, and few lie within another: what follows is one long run for the sort, or almost.
+    let first = |part: &Vec<Found>| part.first().map(|found| found.path.clone());
+    parts.sort_by_cached_key(first);
+    let mut found = Vec::with_capacity(parts.iter().map(Vec::len).sum());
+    parts.into_iter().for_each(|part| found.extend(part));
+    found.sort_by(|a: &Found, b: &Found| a.path.cmp(&b.path));
+    left_out.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(Scan { found, left_out })
 }
 
-/// The names in a folder, sorted, so that two scans of the same tree give the same order.
-fn names_in(dirs: &mut Dirs, folder: Option<&EntryPath>) -> io::Result<Vec<Vec<u8>>> {
-    let directory = dirs.directory(folder.map_or(&[], EntryPath::as_bytes))?;
-    let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(&directory)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(name.to_vec());
-        }
-        // Far beyond the limit nothing more would be taken, and memory is not for the taking.
-        if names.len() > ENTRIES_MAX {
-            break;
-        }
-    }
-    names.sort_unstable();
-    Ok(names)
+/// What the threads of one scan share.
+struct Walk<'a> {
+    excluded: &'a Excluded,
+    stop: &'a AtomicBool,
+    /// How much has been found or left out by all.
+    count: AtomicUsize,
+    queue: Mutex<Queue>,
+    changed: Condvar,
 }
 
-impl Scan {
+#[derive(Default)]
+struct Queue {
+    work: Vec<Work>,
+    /// So many threads may still add some.
+    busy: usize,
+}
+
+/// What one thread does at a time.
+enum Work {
+    /// The names in this folder are to be read.
+    Folder(EntryPath),
+    /// These names in it are to be looked at.
+    Names { folder: Option<EntryPath>, names: Vec<Vec<u8>> },
+}
+
+impl Walk<'_> {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next work, when there is some; `None` when all is done.
+    fn take(&self) -> Option<Work> {
+        let mut queue = self.lock();
+        // Ends when no thread has work that may bring more; each of them says so.
+        loop {
+            if let Some(work) = queue.work.pop() {
+                queue.busy += 1;
+                return Some(work);
+            }
+            if queue.busy == 0 {
+                return None;
+            }
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Says that a thread has done its work, also when it panics: others wait for that.
+struct Busy<'a, 'b>(&'a Walk<'b>);
+
+impl Drop for Busy<'_, '_> {
+    fn drop(&mut self) {
+        self.0.lock().busy -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+/// One thread of a scan.
+struct Walker<'a> {
+    walk: &'a Walk<'a>,
+    dirs: Dirs,
+    /// What was found in one folder, or in a part of its names, in order.
+    parts: Vec<Vec<Found>>,
+    left_out: Vec<LeftOut>,
+}
+
+impl<'a> Walker<'a> {
+    fn new(walk: &'a Walk<'a>, dirs: &Dirs) -> Self {
+        Self { walk, dirs: dirs.fresh(), parts: Vec::new(), left_out: Vec::new() }
+    }
+
+    fn run(&mut self) {
+        let walk = self.walk;
+        while let Some(work) = walk.take() {
+            let _busy = Busy(walk);
+            if walk.stop.load(Ordering::Relaxed) {
+                let path = match work {
+                    Work::Folder(folder) => Some(folder),
+                    Work::Names { folder, .. } => folder,
+                };
+                // The rest of the queue is told by this one line.
+                walk.lock().work.clear();
+                let message = "the search of the work directory was not finished".to_owned();
+                self.left_out.push(LeftOut { path, reason: LeftOutReason::OutOfTime, message });
+                return;
+            }
+            self.carry_out(work);
+        }
+    }
+
+    fn carry_out(&mut self, work: Work) {
+        match work {
+            Work::Names { folder, names } => self.look_at(folder.as_ref(), &names),
+            Work::Folder(folder) => match self.list(Some(&folder)) {
+                Ok(mut work) => {
+                    // The last part is its own.
+                    let own = work.pop();
+                    if !work.is_empty() {
+                        self.walk.lock().work.extend(work);
+                        self.walk.changed.notify_all();
+                    }
+                    if let Some(Work::Names { folder, names }) = own {
+                        self.look_at(folder.as_ref(), &names);
+                    }
+                }
+                Err(error) => self.leave_out(Some(folder), &error),
+            },
+        }
+    }
+
+    /// The names in a folder, sorted, in parts.
+    fn list(&mut self, folder: Option<&EntryPath>) -> io::Result<Vec<Work>> {
+        let names = names_in(&mut self.dirs, folder)?;
+        let part = |names: &[Vec<u8>]| Work::Names { folder: folder.cloned(), names: names.to_vec() };
+        if names.len() > NAMES_AT_ONCE {
+            return Ok(names.chunks(NAMES_AT_ONCE).map(part).collect());
+        }
+        Ok(vec![Work::Names { folder: folder.cloned(), names }])
+    }
+
+    /// Looks at some names in one folder.
+    fn look_at(&mut self, folder: Option<&EntryPath>, names: &[Vec<u8>]) {
+        let directory = match self.dirs.directory(folder.map_or(&[], EntryPath::as_bytes)) {
+            Ok(directory) => directory,
+            Err(error) => return self.leave_out(folder.cloned(), &error),
+        };
+        let mut folders = Vec::new();
+        let mut part = Vec::with_capacity(names.len());
+        for name in names {
+            match self.walk.count.fetch_add(1, Ordering::Relaxed) {
+                0..ENTRIES_MAX => {}
+                ENTRIES_MAX => {
+                    let message = format!("more than {ENTRIES_MAX} entries");
+                    let path = folder.cloned();
+                    self.left_out.push(LeftOut { path, reason: LeftOutReason::BeyondLimits, message });
+                    break;
+                }
+                _ => break,
+            }
+            if let Some(found) = self.examine(&directory, folder, name) {
+                if matches!(found.kind, FoundKind::Directory) {
+                    folders.push(Work::Folder(found.path.clone()));
+                }
+                part.push(found);
+            }
+        }
+        self.parts.push(part);
+        if !folders.is_empty() {
+            self.walk.lock().work.extend(folders);
+            self.walk.changed.notify_all();
+        }
+    }
+
     /// Looks at one name. `None`: it is excluded or left out.
-    fn examine(
-        &mut self,
-        dirs: &mut Dirs,
-        folder: Option<&EntryPath>,
-        name: &[u8],
-        excluded: &Excluded,
-    ) -> Option<Found> {
+    fn examine(&mut self, directory: &OwnedFd, folder: Option<&EntryPath>, name: &[u8]) -> Option<Found> {
         let joined = match folder {
             Some(folder) => [folder.as_bytes(), b"/", name].concat(),
             None => name.to_vec(),
@@ -219,18 +367,14 @@ impl Scan {
                 return None;
             }
         };
-        let looked = dirs.directory(folder.map_or(&[], EntryPath::as_bytes)).and_then(|directory| {
-            let stat = rustix::fs::statat(&directory, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW)?;
-            Ok((directory, stat))
-        });
-        let (directory, stat) = match looked {
-            Ok(looked) => looked,
+        let stat = match rustix::fs::statat(directory, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
             Err(error) => {
-                self.leave_out(Some(path), &error);
+                self.leave_out(Some(path), &error.into());
                 return None;
             }
         };
-        if excluded.contains(&path, &stat) {
+        if self.walk.excluded.contains(&path, &stat) {
             return None;
         }
         let kind = match FileType::from_raw_mode(stat.st_mode) {
@@ -239,7 +383,7 @@ impl Scan {
             }
             FileType::Directory => FoundKind::Directory,
             FileType::Symlink => {
-                match rustix::fs::readlinkat(&directory, OsStr::from_bytes(name), Vec::new()) {
+                match rustix::fs::readlinkat(directory, OsStr::from_bytes(name), Vec::new()) {
                     Ok(target) => FoundKind::Link { target: target.into_bytes() },
                     Err(error) => {
                         self.leave_out(Some(path), &error.into());
@@ -266,6 +410,25 @@ impl Scan {
     fn leave_out(&mut self, path: Option<EntryPath>, error: &io::Error) {
         self.left_out.push(LeftOut { path, reason: reason_of(error), message: error.to_string() });
     }
+}
+
+/// The names in a folder, sorted.
+fn names_in(dirs: &mut Dirs, folder: Option<&EntryPath>) -> io::Result<Vec<Vec<u8>>> {
+    let directory = dirs.directory(folder.map_or(&[], EntryPath::as_bytes))?;
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(&directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(name.to_vec());
+        }
+        // Far beyond the limit nothing more would be taken, and memory is not for the taking.
+        if names.len() > ENTRIES_MAX {
+            break;
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// The reason that an error of the file system stands for.

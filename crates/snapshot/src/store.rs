@@ -1,7 +1,9 @@
 //! Opens stores; what can go wrong in any store, and how often to try again.
 //!
-//! `store/url.rs` says which store a text names; `store/s3.rs` and `store/credentials.rs` are about buckets.
+//! `store/url.rs` says which store a text names; `store/s3.rs` and `store/credentials.rs` are about
+//! buckets, `store/clouds.rs` about those of others than Amazon.
 
+mod clouds;
 mod credentials;
 mod s3;
 mod url;
@@ -23,7 +25,7 @@ use object_store::path::Path;
 use crate::deadline::Deadline;
 use crate::id::Nonce;
 pub(crate) use s3::ServerChecked;
-pub use url::{Checksum, Encryption, Keys, ParseStoreUrlError, S3Url, StoreUrl};
+pub use url::{Checksum, CloudUrl, Encryption, Keys, ParseStoreUrlError, S3Url, StoreUrl, without_secrets};
 
 /// Opens the store that `url` names, creating its directory (readable by its owner only: it holds their work).
 ///
@@ -37,6 +39,8 @@ pub fn open(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, StoreError> {
     match url {
         StoreUrl::Memory => Ok(Arc::new(InMemory::new())),
         StoreUrl::S3(url) => s3::open(url),
+        StoreUrl::Google(url) => clouds::open_google(url),
+        StoreUrl::Azure(url) => clouds::open_azure(url),
         StoreUrl::Directory(path) => {
             let failed = |source| StoreError::new("open", &Path::default(), source);
             create_private_directory(path).map_err(|source| {

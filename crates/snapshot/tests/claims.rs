@@ -230,3 +230,30 @@ async fn lost_answers_neither_double_nor_lose_a_record() {
         assert_eq!(numbers, (1..=records.last().expect("some").seq).collect::<Vec<_>>(), "seed {seed}");
     }
 }
+
+/// The holder's clock goes wrong by ten minutes either way: who may take over, and when, is the same.
+#[tokio::test(start_paused = true)]
+async fn clocks_that_differ_by_minutes_change_nothing_of_who_owns_the_work() {
+    const TEN_MINUTES_MS: i64 = 600_000;
+    for wrong_by in [-TEN_MINUTES_MS, TEN_MINUTES_MS] {
+        for store in stores_in_paused_time() {
+            let workload = store.workload();
+            let mut dead = claim(&workload, 1).await.claim;
+            let point = dead.commit(manifest(7)).await.expect("still alive");
+            let head = journal::head(&workload).await.expect("readable").expect("one").record;
+            let key = format!("work/journal/{:020}.json", head.seq).into();
+            let mut record = serde_json::to_value(&head).expect("JSON");
+            record["at_unix_ms"] = head.at_unix_ms.saturating_add_signed(wrong_by).into();
+            let bytes = serde_json::to_vec(&record).expect("JSON");
+            store.store.put(&key, PutPayload::from(bytes)).await.expect("writable");
+
+            let begun = Instant::now();
+            let held = acquire(&workload, &claimant(2), Wait::No).await.expect_err("it may be alive");
+            assert!(matches!(held, AcquireError::Held { .. }), "{held:?}");
+            let taken = acquire(&workload, &claimant(2), soon(120)).await.expect("the holder fell silent");
+            let waited = begun.elapsed();
+            assert!(waited >= Duration::from_secs(30) && waited < Duration::from_secs(60), "{waited:?}");
+            assert_eq!(taken.resume.map(|resume| resume.manifest), Some(point.manifest));
+        }
+    }
+}

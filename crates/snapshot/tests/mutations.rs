@@ -3,6 +3,7 @@
 
 mod entries;
 
+use std::io::Read;
 use std::path::Path;
 
 /// Resident memory at its highest may grow by this much, whatever comes in: some buffers of 8 MiB, and lines.
@@ -149,4 +150,22 @@ fn no_damaged_object_passes_for_what_was_saved() {
 #[test]
 fn no_damaged_record_harms() {
     sweep("record", 1_500, entries::record);
+}
+
+#[test]
+fn a_bomb_in_the_place_of_a_compressed_object_is_refused_in_bounded_memory() {
+    let before = peak();
+    let seeds = seeds("object");
+    // As long as what it replaces, by a frame that decoders skip. Source: RFC 8878, 3.1.2 "Skippable Frames".
+    for honest in seeds.iter().filter(|seed| seed.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])) {
+        let mut bomb = zstd::encode_all(std::io::repeat(0).take(5 << 20), 19).expect("compressible");
+        let room = honest.len().checked_sub(bomb.len() + 8).expect("the bomb is small");
+        bomb.extend([0x50, 0x2a, 0x4d, 0x18]);
+        bomb.extend(u32::try_from(room).expect("small").to_le_bytes());
+        bomb.extend(vec![0; room]);
+        assert_eq!(bomb.len(), honest.len());
+        entries::object(&bomb);
+        assert!(!entries::is_sound(&bomb), "it passes for what was saved");
+    }
+    assert!(peak() - before < MEMORY_MAX);
 }

@@ -152,6 +152,7 @@ fn unusable_store(config: &mut Config) -> Option<Finding> {
     let text = config.store.clone()?;
     let error = text.parse::<StoreUrl>().err()?;
     config.store = None;
+    let text = lifeboat_snapshot::store::without_secrets(&text);
     Some(fail(STORE, format!("{text}: {error}"), "name another store with --store"))
 }
 

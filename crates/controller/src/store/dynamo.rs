@@ -194,7 +194,7 @@ impl Store for DynamoStore {
             .try_collect()
             .await?;
         let mut all: Vec<Fact> = all.into_iter().flatten().collect();
-        all.sort_by(|a, b| (b.entry.at, b.entry.generation).cmp(&(a.entry.at, a.entry.generation)));
+        all.sort_by_key(|fact| std::cmp::Reverse((fact.entry.at, fact.entry.generation)));
         all.truncate(limit);
         Ok(all)
     }

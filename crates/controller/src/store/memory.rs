@@ -78,7 +78,7 @@ impl Store for MemoryStore {
             .cloned()
             .collect();
         drop(inner);
-        facts.sort_by(|a, b| (b.entry.at, b.entry.generation).cmp(&(a.entry.at, a.entry.generation)));
+        facts.sort_by_key(|fact| std::cmp::Reverse((fact.entry.at, fact.entry.generation)));
         facts.truncate(limit.min(HISTORY_PAGE_MAX));
         Ok(facts)
     }

@@ -5,7 +5,7 @@
 //! is on the disk.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -121,7 +121,7 @@ fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
 }
 
 /// The thread: until every sender is gone.
-fn serve(mut connection: Connection, mut waiting: mpsc::Receiver<Request>, path: &PathBuf) {
+fn serve(mut connection: Connection, mut waiting: mpsc::Receiver<Request>, path: &Path) {
     let mut together = Vec::with_capacity(TOGETHER_MAX);
     while waiting.blocking_recv_many(&mut together, TOGETHER_MAX) > 0 {
         let mut commits = Vec::new();

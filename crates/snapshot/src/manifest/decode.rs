@@ -1,6 +1,5 @@
 //! Reads a manifest that anybody may have written: every limit and every rule is checked before it is used.
 
-use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Take};
 
 use super::delta::apply;
@@ -125,6 +124,25 @@ pub(crate) fn decode_delta(
     }
     check_tree(&manifest).map_err(|what| lines.invalid(what))?;
     Ok(manifest)
+}
+
+/// Whether `compressed` reads as `delta`, which turns `base` into `whole`, and a reader would accept that.
+pub(crate) fn check_delta(
+    compressed: &[u8],
+    delta: &Delta,
+    base: &Manifest,
+    whole: &Manifest,
+) -> Result<(), DecodeError> {
+    let mut lines = Lines::open(compressed, DECODED_BYTES_MAX)?;
+    let header = read_header(&mut lines, &delta.header.workload)?;
+    let read = read_body(&mut lines, header, &base.objects)?;
+    if read != *delta || base.header.base.is_some() {
+        return Err(lines.invalid("it reads as something else than was written"));
+    }
+    if whole.entries.len() > ENTRIES_MAX {
+        return Err(lines.too_large("entries", ENTRIES_MAX));
+    }
+    check_tree(whole).map_err(|what| lines.invalid(what))
 }
 
 fn first_line(lines: &mut Lines<'_>) -> Result<Header, DecodeError> {
@@ -297,19 +315,18 @@ fn check_extents(
 }
 
 /// Checks that paths are unique, that nothing lies below a file or a link, and that hard links are to files as they
-/// are themselves.
+/// are themselves. The entries are in the order of their paths.
 fn check_tree(manifest: &Manifest) -> Result<(), String> {
-    let mut entries: HashMap<&[u8], &Entry> = HashMap::with_capacity(manifest.entries.len());
-    for entry in &manifest.entries {
-        if entries.insert(entry.path.as_bytes(), entry).is_some() {
-            return Err(format!("{} appears twice", entry.path));
-        }
+    let entries = &manifest.entries;
+    let find = |path: &[u8]| {
+        entries.binary_search_by(|entry| entry.path.as_bytes().cmp(path)).ok().map(|index| &entries[index])
+    };
+    if let Some(pair) = entries.windows(2).find(|pair| pair[0].path >= pair[1].path) {
+        return Err(format!("{} appears twice", pair[1].path));
     }
-    let is_directory =
-        |path: &[u8]| entries.get(path).is_none_or(|entry| matches!(entry.kind, EntryKind::Directory));
-    for entry in &manifest.entries {
+    for entry in entries {
         if let EntryKind::File { same_as: Some(first), size, digest, .. } = &entry.kind {
-            let is_same = entries.get(first.as_bytes()).is_some_and(|first| match &first.kind {
+            let is_same = find(first.as_bytes()).is_some_and(|first| match &first.kind {
                 EntryKind::File { size: here, digest: known, same_as: None, .. } => {
                     (here, known) == (size, digest)
                 }
@@ -320,11 +337,20 @@ fn check_tree(manifest: &Manifest) -> Result<(), String> {
             }
         }
     }
-    for entry in &manifest.entries {
+    // Neighbours mostly lie in the same folder.
+    let mut checked: &[u8] = &[];
+    for entry in entries {
+        let (folder, _) = entry.path.split();
+        if folder == checked {
+            continue;
+        }
+        let is_directory =
+            |path: &[u8]| find(path).is_none_or(|entry| matches!(entry.kind, EntryKind::Directory));
         if let Some(above) = entry.path.ancestors().find(|above| !is_directory(above)) {
             let above = String::from_utf8_lossy(above);
             return Err(format!("{} lies below {above:?}, which is no directory", entry.path));
         }
+        checked = folder;
     }
     Ok(())
 }

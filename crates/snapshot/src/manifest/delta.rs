@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-use super::{DataObject, Entry, EntryKind, Header, LeftOut, Manifest, ManifestRef};
+use super::{DataObject, Entry, EntryKind, Extent, Header, LeftOut, Manifest, ManifestRef};
 use crate::path::EntryPath;
 
 /// What a delta says. Its extents count the base's objects first, then its own.
@@ -43,9 +43,8 @@ pub(crate) fn difference(base: &Manifest, reference: &ManifestRef, manifest: &Ma
             removed.push(gone.path.clone());
         }
         let old = before.next_if(|old| old.path.cmp(&entry.path) == Ordering::Equal);
-        let entry = renumber(entry, &renumbered);
-        if old != Some(&entry) {
-            entries.push(entry);
+        if !old.is_some_and(|old| is_same(old, entry, &renumbered)) {
+            entries.push(renumber(entry, &renumbered));
         }
     }
     removed.extend(before.map(|gone| gone.path.clone()));
@@ -53,12 +52,43 @@ pub(crate) fn difference(base: &Manifest, reference: &ManifestRef, manifest: &Ma
     Delta { header, objects, entries, removed, left_out: manifest.left_out.clone() }
 }
 
+/// Whether `entry` is `old` once its objects are numbered anew.
+fn is_same(old: &Entry, entry: &Entry, numbers: &[u32]) -> bool {
+    let is_same_extent = |(old, new): (&Extent, &Extent)| {
+        (old.offset, old.length) == (new.offset, new.length) && old.object == new_number(new, numbers)
+    };
+    match (&old.kind, &entry.kind) {
+        (
+            EntryKind::File { size, digest, extents, blocks, same_as },
+            EntryKind::File {
+                size: new_size,
+                digest: new_digest,
+                extents: new_extents,
+                blocks: new_blocks,
+                same_as: new_same_as,
+            },
+        ) => {
+            let attributes = |entry: &Entry| (entry.mode, entry.uid, entry.gid, entry.modified);
+            attributes(old) == attributes(entry)
+                && (size, digest) == (new_size, new_digest)
+                && extents.len() == new_extents.len()
+                && extents.iter().zip(new_extents).all(is_same_extent)
+                && (blocks, same_as) == (new_blocks, new_same_as)
+                && old.path == entry.path
+        }
+        (EntryKind::File { .. } | EntryKind::Directory | EntryKind::Link { .. }, _) => old == entry,
+    }
+}
+
+fn new_number(extent: &Extent, numbers: &[u32]) -> Option<u32> {
+    extent.object.and_then(|index| numbers.get(usize::try_from(index).ok()?).copied())
+}
+
 fn renumber(entry: &Entry, numbers: &[u32]) -> Entry {
     let mut entry = entry.clone();
     if let EntryKind::File { extents, .. } = &mut entry.kind {
         for extent in extents {
-            extent.object =
-                extent.object.and_then(|index| numbers.get(usize::try_from(index).ok()?).copied());
+            extent.object = new_number(extent, numbers);
         }
     }
     entry

@@ -9,7 +9,7 @@ use crate::dirs::Dirs;
 use crate::id::Digest;
 use crate::manifest::{EntryKind, Manifest};
 use crate::path::EntryPath;
-use crate::scan::{Excluded, Found, FoundKind, scan};
+use crate::scan::{Excluded, Found, FoundKind, scan, scan_threads};
 
 /// What must be done to the target, and what must not.
 #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ pub(super) fn compare(
     superseded: &[Arc<Manifest>],
     excluded: &Excluded,
 ) -> io::Result<Comparison> {
-    let scanned = scan(dirs, &Excluded::nothing(), &AtomicBool::new(false))?;
+    let scanned = scan(dirs, &Excluded::nothing(), &AtomicBool::new(false), scan_threads())?;
     let entries: HashMap<&[u8], usize> =
         wanted.iter().map(|index| (manifest.entries[*index].path.as_bytes(), *index)).collect();
     let older: Vec<HashMap<&[u8], &EntryKind>> = superseded

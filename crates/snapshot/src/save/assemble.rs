@@ -14,8 +14,8 @@ use crate::deadline::Deadline;
 use crate::id::Digest;
 use crate::known::Piece;
 use crate::manifest::{
-    self, DataObject, DecodeError, Entry, EntryKind, Extent, Header, LeftOut, LeftOutReason, Manifest,
-    ManifestRef, decode, decode_delta, difference, encode, encode_delta,
+    self, DataObject, DecodeError, Delta, Entry, EntryKind, Extent, Header, LeftOut, LeftOutReason, Manifest,
+    ManifestRef, check_delta, decode, difference, encode, encode_delta,
 };
 use crate::path::EntryPath;
 use crate::read::Version;
@@ -44,26 +44,27 @@ pub(super) struct StoredFile {
 /// What is done with each thing that was found.
 #[derive(Debug)]
 pub(super) struct Plan {
+    /// In the order of their paths.
     pub(super) found: Arc<Vec<Found>>,
     left_out: Vec<LeftOut>,
     /// Files that must be read.
     pub(super) reading: Vec<usize>,
-    /// Files that are as they were in the base.
-    kept: Vec<usize>,
+    /// For each that was found: the entry of the base that it is as it was. Empty without a base.
+    kept: Vec<Option<usize>>,
     /// Further names of files, each with the index of the first.
     same_as: HashMap<usize, usize>,
 }
 
 impl Plan {
-    /// Compares what was found with the base.
+    /// Compares what was found with the base, both in the order of their paths.
     pub(super) fn new(scan: Scan, base: Option<&Arc<Base>>, retired: &Retired) -> Self {
-        let Scan { mut found, left_out } = scan;
-        found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        let Scan { found, left_out } = scan;
         let mut names: HashMap<(u64, u64), usize> = HashMap::new();
         let (mut reading, mut kept, mut same_as) = (Vec::new(), Vec::new(), HashMap::new());
-        let is_retired: Vec<bool> = base.map_or_else(Vec::new, |base| {
-            base.manifest.objects.iter().map(|object| retired.contains(&object.key)).collect()
-        });
+        let mut before = base.map(|base| Unchanged::new(base, retired));
+        if before.is_some() {
+            kept.resize(found.len(), None);
+        }
         for (index, found) in found.iter().enumerate() {
             let FoundKind::File { version, links } = &found.kind else { continue };
             if *links > 1 {
@@ -73,16 +74,10 @@ impl Plan {
                     continue;
                 }
             }
-            let is_kept = base.is_some_and(|base| {
-                base.versions.get(&found.path) == Some(version)
-                    && base.entry(&found.path).is_some_and(|entry| {
-                        let mut objects = entry.extents().iter().filter_map(|extent| extent.object);
-                        !objects.any(|index| {
-                            usize::try_from(index).ok().and_then(|index| is_retired.get(index)) == Some(&true)
-                        })
-                    })
-            });
-            if is_kept { kept.push(index) } else { reading.push(index) }
+            match before.as_mut().and_then(|before| before.entry(&found.path, version)) {
+                Some(entry) => kept[index] = Some(entry),
+                None => reading.push(index),
+            }
         }
         Self { found: Arc::new(found), left_out, reading, kept, same_as }
     }
@@ -91,6 +86,35 @@ impl Plan {
     pub(super) fn to_read(&self) -> (u64, u64) {
         let sizes = self.reading.iter().filter_map(|index| self.found[*index].size());
         sizes.fold((0, 0), |(files, bytes), size| (files + 1, bytes + size))
+    }
+}
+
+/// Walks along the entries of a base, as the files that are asked for come in the order of their paths.
+struct Unchanged<'a> {
+    base: &'a Base,
+    is_retired: Vec<bool>,
+    next: usize,
+}
+
+impl<'a> Unchanged<'a> {
+    fn new(base: &'a Base, retired: &Retired) -> Self {
+        let objects = base.manifest.objects.iter();
+        Self { base, is_retired: objects.map(|object| retired.contains(&object.key)).collect(), next: 0 }
+    }
+
+    /// The entry at `path` if the file is as it was when it was read for it, and nothing of it must be stored anew.
+    fn entry(&mut self, path: &EntryPath, version: &Version) -> Option<usize> {
+        let entries = &self.base.manifest.entries;
+        while entries.get(self.next).is_some_and(|entry| entry.path < *path) {
+            self.next += 1;
+        }
+        let entry = entries.get(self.next).filter(|entry| entry.path == *path)?;
+        let mut objects = entry.extents().iter().filter_map(|extent| extent.object);
+        let is_kept = self.base.versions.get(self.next) == Some(&Some(*version))
+            && !objects.any(|index| {
+                usize::try_from(index).ok().and_then(|index| self.is_retired.get(index)) == Some(&true)
+            });
+        is_kept.then_some(self.next)
     }
 }
 
@@ -127,91 +151,121 @@ impl Objects {
 #[derive(Debug)]
 pub(super) struct Assembled {
     manifest: Manifest,
-    versions: HashMap<EntryPath, Version>,
+    /// As in [`Base::versions`].
+    versions: Vec<Option<Version>>,
+    /// What turns the base into it.
+    change: Option<Delta>,
 }
 
 /// Builds the manifest of what is stored and of what is not.
 pub(super) fn assemble(
     header: Header,
-    plan: &Plan,
+    plan: Plan,
     mut gathered: Gathered,
     base: Option<&Arc<Base>>,
 ) -> Assembled {
     let mut objects = Objects::default();
-    let mut left_out = plan.left_out.clone();
-    let mut versions = HashMap::new();
-    let mut kinds: HashMap<usize, (Version, EntryKind)> = HashMap::new();
-    for index in &plan.kept {
-        let found = &plan.found[*index];
-        if let (Some(base), FoundKind::File { version, .. }) = (base, &found.kind)
-            && let Some(entry) = base.entry(&found.path)
-        {
-            kinds.insert(*index, (*version, kept_kind(entry, &base.manifest, &mut objects)));
-        }
-    }
-    for index in &plan.reading {
-        if let Some(stored) = gathered.stored.remove(index) {
-            let extents = objects.extents(&stored.extents);
-            let StoredFile { version, digest, blocks, .. } = stored;
-            let kind = EntryKind::File { size: version.size, digest, extents, blocks, same_as: None };
-            kinds.insert(*index, (version, kind));
-        }
-    }
+    let mut kept = base.map(|base| Kept::new(&base.manifest));
+    let mut left_out = plan.left_out;
     let mut entries = Vec::with_capacity(plan.found.len());
+    let mut versions = Vec::with_capacity(plan.found.len());
+    // Where the entries of files are that have further names.
+    let mut first_names: HashMap<usize, usize> =
+        plan.same_as.values().map(|first| (*first, usize::MAX)).collect();
     for (index, found) in plan.found.iter().enumerate() {
-        let first = plan.same_as.get(&index).copied();
-        let (attributes, kind) = match (&found.kind, kinds.get(&first.unwrap_or(index))) {
-            (FoundKind::Directory, _) => (found.attributes, EntryKind::Directory),
-            (FoundKind::Link { target }, _) => (found.attributes, EntryKind::Link { target: target.clone() }),
-            (FoundKind::File { .. }, Some((version, kind))) => {
-                versions.insert(found.path.clone(), *version);
-                let kind = match (first, kind.clone()) {
-                    (Some(first), EntryKind::File { size, digest, extents, blocks, .. }) => {
-                        let same_as = Some(plan.found[first].path.clone());
-                        EntryKind::File { size, digest, extents, blocks, same_as }
-                    }
-                    (Some(_) | None, kind) => kind,
-                };
-                (version.attributes, kind)
-            }
-            (FoundKind::File { .. }, None) => {
-                let failure = gathered.failed.get(&first.unwrap_or(index));
-                let (reason, message) = failure
-                    .map_or((LeftOutReason::OutOfTime, String::new()), |failure| {
-                        (failure.reason, failure.message.clone())
-                    });
-                left_out.push(LeftOut { path: Some(found.path.clone()), reason, message });
-                continue;
+        let kind = match &found.kind {
+            FoundKind::Directory => Some((None, EntryKind::Directory)),
+            FoundKind::Link { target } => Some((None, EntryKind::Link { target: target.clone() })),
+            FoundKind::File { version, .. } => {
+                let first = plan.same_as.get(&index);
+                let kept_as = plan.kept.get(index).copied().flatten();
+                if let Some(first) = first {
+                    let at = first_names.get(first).copied().unwrap_or(usize::MAX);
+                    further_name(&entries, &versions, at)
+                } else if let (Some(kept), Some(at)) = (&mut kept, kept_as) {
+                    Some((Some(*version), kept.kind(at, &mut objects)))
+                } else {
+                    gathered.stored.remove(&index).map(|stored| {
+                        let extents = objects.extents(&stored.extents);
+                        let StoredFile { version, digest, blocks, .. } = stored;
+                        let kind =
+                            EntryKind::File { size: version.size, digest, extents, blocks, same_as: None };
+                        (Some(version), kind)
+                    })
+                }
             }
         };
-        let (path, modified) = (found.path.clone(), attributes.modified);
+        let Some((version, kind)) = kind else {
+            let first = plan.same_as.get(&index).unwrap_or(&index);
+            let (reason, message) =
+                gathered.failed.get(first).map_or((LeftOutReason::OutOfTime, String::new()), |failure| {
+                    (failure.reason, failure.message.clone())
+                });
+            left_out.push(LeftOut { path: Some(found.path.clone()), reason, message });
+            continue;
+        };
+        if let Some(at) = first_names.get_mut(&index) {
+            *at = entries.len();
+        }
+        let attributes = version.map_or(found.attributes, |version| version.attributes);
+        versions.push(version);
         entries.push(Entry {
-            path,
+            path: found.path.clone(),
             mode: attributes.mode,
             uid: attributes.uid,
             gid: attributes.gid,
-            modified,
+            modified: attributes.modified,
             kind,
         });
     }
     left_out.sort_by(|a, b| a.path.cmp(&b.path));
     let mut manifest = Manifest { header, objects: objects.list, entries, left_out };
     manifest.drop_unused_objects();
-    Assembled { manifest, versions }
+    let change = base.map(|base| difference(&base.manifest, &base.reference, &manifest));
+    Assembled { manifest, versions, change }
 }
 
-/// What the base says of a file, with the objects' new numbers.
-fn kept_kind(entry: &Entry, base: &Manifest, objects: &mut Objects) -> EntryKind {
-    let mut kind = entry.kind.clone();
-    if let EntryKind::File { extents, same_as, .. } = &mut kind {
-        // Which name is the first is found out anew.
-        *same_as = None;
-        for extent in extents {
-            let object = extent.object.and_then(|index| base.objects.get(usize::try_from(index).ok()?));
-            extent.object = object.map(|object| objects.number(object));
-        }
+/// A further name of the file whose entry is the one `at` there.
+fn further_name(
+    entries: &[Entry],
+    versions: &[Option<Version>],
+    at: usize,
+) -> Option<(Option<Version>, EntryKind)> {
+    let mut kind = entries.get(at)?.kind.clone();
+    if let EntryKind::File { same_as, .. } = &mut kind {
+        *same_as = Some(entries[at].path.clone());
     }
-    kind
+    Some((versions[at], kind))
+}
+
+/// What is taken over from the base.
+struct Kept<'a> {
+    base: &'a Manifest,
+    /// The new numbers of its objects, once they are known.
+    numbers: Vec<Option<u32>>,
+}
+
+impl<'a> Kept<'a> {
+    fn new(base: &'a Manifest) -> Self {
+        Self { base, numbers: vec![None; base.objects.len()] }
+    }
+
+    /// What the base says of a file, with the objects' new numbers.
+    fn kind(&mut self, at: usize, objects: &mut Objects) -> EntryKind {
+        let mut kind = self.base.entries[at].kind.clone();
+        if let EntryKind::File { extents, same_as, .. } = &mut kind {
+            // Which name is the first is found out anew.
+            *same_as = None;
+            for extent in extents {
+                let index = extent.object.and_then(|index| usize::try_from(index).ok());
+                extent.object = index.and_then(|index| {
+                    let number = self.numbers.get_mut(index)?;
+                    Some(*number.get_or_insert_with(|| objects.number(&self.base.objects[index])))
+                });
+            }
+        }
+        kind
+    }
 }
 
 /// Stores the manifest, unless it says what the base says.
@@ -220,11 +274,10 @@ pub(super) async fn store(
     assembled: Assembled,
     options: &SaveOptions,
 ) -> Result<Saved, SaveError> {
-    let Assembled { manifest, versions } = assembled;
+    let Assembled { manifest, versions, change } = assembled;
     let manifest = Arc::new(manifest);
     let base = options.base.clone();
-    if let Some(base) = &base {
-        let change = difference(&base.manifest, &base.reference, &manifest);
+    if let (Some(base), Some(change)) = (&base, &change) {
         let is_same = change.entries.is_empty()
             && change.removed.is_empty()
             && change.left_out == base.manifest.left_out;
@@ -238,7 +291,7 @@ pub(super) async fn store(
             return Ok(saved(base.reference.clone(), false, 0, Arc::new(next)));
         }
     }
-    let (stored, whole) = write(workload, &manifest, base.as_deref(), &options.deadline).await?;
+    let (stored, whole) = write(workload, &manifest, (base.as_deref(), change), &options.deadline).await?;
     let stored_bytes = stored.size;
     let whole = whole.or_else(|| Some((stored.clone(), Arc::clone(&manifest))));
     let next = Base { reference: stored.clone(), manifest, whole, versions };
@@ -259,19 +312,23 @@ type Whole = (ManifestRef, Arc<Manifest>);
 async fn write(
     workload: &Workload,
     manifest: &Arc<Manifest>,
-    base: Option<&Base>,
+    (base, change): (Option<&Base>, Option<Delta>),
     deadline: &Deadline,
 ) -> Result<(ManifestRef, Option<Whole>), SaveError> {
     let (name, written) = (workload.name().clone(), Arc::clone(manifest));
     let whole = base.and_then(|base| base.whole.clone());
+    // The difference to the last recovery point is the one that is wanted where that is stored whole.
+    let is_to_whole =
+        base.zip(whole.as_ref()).is_some_and(|(base, (reference, _))| *reference == base.reference);
+    let change = change.filter(|_| is_to_whole);
     let encoded = blocking(move || {
         let failed = |source| DecodeError::Unreadable { line: 0, source };
         // What its own reader would refuse must never be committed.
         if let Some((reference, before)) = whole.filter(|_| written.entries.len() >= DELTA_FROM) {
-            let delta = difference(&before, &reference, &written);
+            let delta = change.unwrap_or_else(|| difference(&before, &reference, &written));
             if (delta.entries.len() + delta.removed.len()) * DELTA_FRACTION <= before.entries.len() {
                 let bytes = encode_delta(&delta).map_err(failed)?;
-                decode_delta(&bytes, &name, &before)?;
+                check_delta(&bytes, &delta, &before, &written)?;
                 return Ok((bytes, Some((reference, before))));
             }
         }

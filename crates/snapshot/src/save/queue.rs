@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use super::large::Large;
 use super::{PRIORITY_DEFAULT, PriorityRule};
-use crate::order::by_value;
 use crate::scan::Found;
+use lifeboat_core::evacuation::priority::compare as by_value;
 
 /// Larger files are stored by themselves, in blocks.
 pub(super) const PACKED_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// A pack is closed once it has this many files, so that 100,000 empty ones are read by several threads.
 const PACK_FILES_MAX: usize = 4096;
+
+/// Packs are not made smaller than this to have more of them: many small objects cost later saves.
+const SHARED_BYTES_MIN: u64 = 1280 * 1024;
 
 /// What makes one object, or prepares it. The numbers are indices into what was found.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ pub(super) struct Queue {
     /// Large files that are open, with their first block that nobody has taken.
     open: VecDeque<(Arc<Large>, usize)>,
     again: VecDeque<(usize, u32)>,
+    /// No pack is larger.
+    pack_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +66,14 @@ impl Queue {
         // Stable: files of equal value keep their order.
         files.sort_by(|a, b| by_value(a.value(), b.value()));
         let (small, large) = files.into_iter().partition(|file| file.size <= PACKED_FILE_BYTES_MAX);
-        Self { small, large, ..Self::default() }
+        Self { small, large, pack_bytes: u64::MAX, ..Self::default() }
+    }
+
+    /// Makes packs so small that there are about so many `parts` of what little there is: they are read, hashed and
+    /// sent side by side.
+    pub(super) fn share_out(&mut self, parts: u64) {
+        let bytes: u64 = self.small.iter().map(|file| file.size).sum();
+        self.pack_bytes = bytes.div_ceil(parts.max(1)).max(SHARED_BYTES_MIN);
     }
 
     /// The next job, of about `target` bytes.
@@ -85,6 +97,7 @@ impl Queue {
             let file = self.large.pop_front()?;
             return Some(Job::Open { index: file.index, attempt: 0 });
         }
+        let target = target.min(self.pack_bytes);
         let first = self.small.pop_front()?;
         let (mut members, mut bytes) = (vec![first.index], first.size);
         while let Some(next) = self.small.front()
@@ -103,11 +116,12 @@ impl Queue {
         self.open.push_back((large, 0));
     }
 
-    /// A file that found no room in its pack, with the size that it has now.
-    pub(super) fn put_back(&mut self, index: usize, size: u64) {
-        let file = Waiting { priority: PRIORITY_DEFAULT, size, index };
+    /// A file that found no room in its pack, with the size that it has now: it goes where its value puts it.
+    pub(super) fn put_back(&mut self, found: &Found, index: usize, size: u64, rules: &[PriorityRule]) {
+        let file = Waiting { priority: priority_of(found, rules), size, index };
         let queue = if size <= PACKED_FILE_BYTES_MAX { &mut self.small } else { &mut self.large };
-        queue.push_front(file);
+        let place = queue.partition_point(|other| by_value(other.value(), file.value()).is_lt());
+        queue.insert(place, file);
     }
 
     /// A large file changed while it was read.
@@ -172,6 +186,27 @@ mod tests {
             [file("a", 3 * MIB), file("b", 100 * MIB), file("c", 4 * MIB), file("d", 2 * MIB), file("e", 0)];
         assert_eq!(order(&found, &[], 8 * MIB), [vec![4, 3, 0], vec![2], vec![1]]);
         assert_eq!(order(&found, &[], MIB), [vec![4], vec![3], vec![0], vec![2], vec![1]]);
+    }
+
+    #[test]
+    fn a_file_that_has_grown_goes_where_its_priority_and_its_size_put_it() {
+        let found = [file("a", 10), file("cache/b", 20), file("c", 30)];
+        let glob = globset::Glob::new("cache/**").expect("a valid glob").compile_matcher();
+        let rules = [PriorityRule { glob, priority: 0 }];
+        let mut queue = Queue::new(&found, &[0, 2], &rules);
+        queue.put_back(&found[1], 1, 5, &rules);
+        let Some(Job::Pack(members)) = queue.next(8 * MIB) else { panic!("all are small") };
+        assert_eq!(members, [0, 2, 1], "little as it is, it is worth nothing");
+    }
+
+    #[test]
+    fn what_little_there_is_is_shared_out() {
+        let found: Vec<Found> = (0..40).map(|number| file(&number.to_string(), MIB / 10)).collect();
+        let indices: Vec<usize> = (0..found.len()).collect();
+        let mut queue = Queue::new(&found, &indices, &[]);
+        queue.share_out(2);
+        let packs = std::iter::from_fn(|| queue.next(8 * MIB)).count();
+        assert_eq!(packs, 2);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::build::{Builder, Content, Place};
 use super::large::Large;
 use super::pace::Flow;
 use super::queue::{Job, Queue};
-use super::{Reserve, Retired, SaveOptions};
+use super::{PriorityRule, Reserve, SaveOptions};
 use crate::blocks;
 use crate::buffer::Pool;
 use crate::claim::ClaimId;
@@ -29,6 +29,7 @@ use crate::known::{Known, Logged, Piece, UploadLog};
 use crate::manifest::{DataObject, EntryKind, Header, LeftOutReason};
 use crate::progress::Progress;
 use crate::read::{Failure, READ_ATTEMPTS, open_settled};
+use crate::scan::Found;
 use crate::store::{Retry, StoreError};
 use crate::transfer::{self, as_u64, blocking, blocking_nicely};
 use crate::workload::Workload;
@@ -118,11 +119,10 @@ pub(super) async fn run(
     header: &Header,
     plan: &Plan,
     dirs: Dirs,
-    (options, retired): (&SaveOptions, Retired),
+    (options, known): (&SaveOptions, Known),
     reserve: &Arc<Reserve>,
 ) -> Gathered {
     let builds = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(BUILDS_MAX);
-    let known = Known::new(options.base.as_ref().map(|base| base.manifest().as_ref()), &retired);
     let shared = Arc::new(Shared {
         workload: workload.clone(),
         claim: header.claim,
@@ -143,8 +143,13 @@ pub(super) async fn run(
         number: AtomicU64::new(0),
         reserve: Arc::clone(reserve),
     });
+    let mut queue = Queue::new(&plan.found, &plan.reading, &options.priorities);
+    if !options.pace.is_nice {
+        queue.share_out(as_u64(builds));
+    }
     let mut driver = Loop {
-        queue: Queue::new(&plan.found, &plan.reading, &options.priorities),
+        queue,
+        rules: &options.priorities,
         flow: Flow::new(options.pace),
         gathered: Gathered::default(),
         refusals: 0,
@@ -161,14 +166,15 @@ pub(super) async fn run(
 }
 
 /// The state that only the driving task sees.
-struct Loop {
+struct Loop<'a> {
     queue: Queue,
+    rules: &'a [PriorityRule],
     flow: Flow,
     gathered: Gathered,
     refusals: u32,
 }
 
-impl Loop {
+impl Loop<'_> {
     async fn drive(&mut self, shared: &Arc<Shared>) {
         // Dropped with this future, which ends all that is on its way.
         let mut running = JoinSet::new();
@@ -191,7 +197,7 @@ impl Loop {
                 });
             }
             match running.join_next().await {
-                Some(Ok(done)) => self.take_in(done),
+                Some(Ok(done)) => self.take_in(done, &shared.builder.found),
                 Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                 Some(Err(_)) => {}
                 None => break,
@@ -216,12 +222,14 @@ impl Loop {
         }
     }
 
-    fn take_in(&mut self, done: Done) {
+    fn take_in(&mut self, done: Done, found: &[Found]) {
         match done {
             Done::Pack { stored, failed, left, sent } => {
                 self.gathered.stored.extend(stored);
                 self.gathered.failed.extend(failed);
-                left.into_iter().for_each(|(index, size)| self.queue.put_back(index, size));
+                for (index, size) in left {
+                    self.queue.put_back(&found[index], index, size, self.rules);
+                }
                 self.count(&sent);
             }
             Done::Opened(large) => self.queue.opened(large),
@@ -406,9 +414,7 @@ impl Shared {
     }
 
     fn learn(&self, object: &Arc<DataObject>, pieces: &[(crate::id::Digest, u64, u64)]) {
-        self.builder.known.add(pieces.iter().map(|(digest, offset, length)| {
-            (*digest, Piece { object: Arc::clone(object), offset: *offset, length: *length })
-        }));
+        self.builder.known.add(object, pieces);
     }
 
     /// Makes known what saves before this one have stored without a commit. Objects of another claim are copied

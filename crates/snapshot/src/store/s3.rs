@@ -27,10 +27,10 @@ use super::credentials::{Profile, ProfileProvider};
 use super::url::{Checksum, Encryption, S3Url};
 
 /// A server that does not accept a connection for so long is not there: time to try another of its addresses.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Connections are kept for the next round of pre-copying, where a server lets us.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Tries of one request inside `object_store`: for a throttled credential source and for the 409 of a create-only
 /// put that met another. Longer waits are [`super::Retry`]'s, which knows the deadline.
@@ -60,15 +60,7 @@ pub(super) fn open(url: &S3Url) -> std::result::Result<Arc<dyn ObjectStore>, Sto
     .map_err(|error| failed(wrong(Box::new(error))))?;
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(&url.bucket)
-        .with_retry(RetryConfig {
-            backoff: BackoffConfig {
-                init_backoff: Duration::from_millis(50),
-                max_backoff: Duration::from_secs(1),
-                ..BackoffConfig::default()
-            },
-            max_retries: QUICK_RETRIES,
-            retry_timeout: Duration::from_secs(5),
-        })
+        .with_retry(quick_retries())
         .with_http_connector(Connector)
         .with_unsigned_payload(url.checksum == Checksum::Crc64Nvme)
         .with_checksum_algorithm(match url.checksum {
@@ -84,6 +76,14 @@ pub(super) fn open(url: &S3Url) -> std::result::Result<Arc<dyn ObjectStore>, Sto
     if let Some(profile) = profile.as_ref().filter(|profile| profile_first && profile.has_credentials()) {
         profile.check().map_err(|error| failed(wrong(Box::new(error))))?;
         builder = builder.with_credentials(Arc::new(ProfileProvider::new(url.profile.clone())));
+    }
+    let asks_profile = profile.as_ref().is_some_and(|profile| profile_first && profile.has_credentials());
+    if !has_keys && !asks_profile && !has_role(&builder) && is_metadata_disabled() {
+        return Err(failed(wrong(
+            "no credentials: none in AWS_ACCESS_KEY_ID, the shared files, a web identity or a container's role, and \
+             AWS_EC2_METADATA_DISABLED keeps the instance's role from being asked"
+                .into(),
+        )));
     }
     let from_profile = || profile.as_ref().and_then(Profile::region).map(str::to_owned);
     let known_region = || builder.get_config_value(&AmazonS3ConfigKey::Region);
@@ -109,6 +109,35 @@ pub(super) fn open(url: &S3Url) -> std::result::Result<Arc<dyn ObjectStore>, Sto
     } else {
         Arc::new(PrefixStore::new(bucket, Path::from(url.prefix.as_str())))
     })
+}
+
+/// Whether the environment names a role other than the instance's.
+fn has_role(builder: &AmazonS3Builder) -> bool {
+    [
+        AmazonS3ConfigKey::WebIdentityTokenFile,
+        AmazonS3ConfigKey::ContainerCredentialsRelativeUri,
+        AmazonS3ConfigKey::ContainerCredentialsFullUri,
+    ]
+    .iter()
+    .any(|key| builder.get_config_value(key).is_some())
+}
+
+/// Source: AWS SDKs and Tools guide, "IMDS credential provider": `AWS_EC2_METADATA_DISABLED`.
+fn is_metadata_disabled() -> bool {
+    std::env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
+/// What `object_store` tries again by itself.
+pub(super) fn quick_retries() -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(50),
+            max_backoff: Duration::from_secs(1),
+            ..BackoffConfig::default()
+        },
+        max_retries: QUICK_RETRIES,
+        retry_timeout: Duration::from_secs(5),
+    }
 }
 
 /// Which key of the builder's takes the kind of encryption; it has no public name.

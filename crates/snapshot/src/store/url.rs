@@ -14,6 +14,19 @@ pub enum StoreUrl {
     Memory,
     /// A bucket of S3 or of something that speaks its protocol.
     S3(Box<S3Url>),
+    /// A bucket of Google Cloud Storage. Untested.
+    Google(CloudUrl),
+    /// A container of Azure Blob Storage. Untested.
+    Azure(CloudUrl),
+}
+
+/// `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloudUrl {
+    /// The bucket, or the container.
+    pub bucket: String,
+    /// Below which all keys lie; may be empty. Without slashes at its ends.
+    pub prefix: String,
 }
 
 /// `s3://BUCKET/PREFIX?OPTION=VALUE&…`: everything but credentials, which never stand in a URL.
@@ -106,6 +119,11 @@ pub enum ParseStoreUrlError {
     /// A relative path, while the current directory is unknown.
     #[error("the current directory is unknown: give the store as an absolute path")]
     NoCurrentDirectory,
+    /// A `gs://` or `az://` URL makes no sense.
+    #[error(
+        "write gs://BUCKET/PREFIX or az://CONTAINER/PREFIX without options: credentials come from the environment"
+    )]
+    Cloud,
     /// Something in an `s3://` URL makes no sense.
     #[error("{part:?} in an s3:// URL {problem}")]
     S3 {
@@ -130,6 +148,8 @@ impl FromStr for StoreUrl {
         match scheme {
             "memory" => Ok(Self::Memory),
             "s3" => S3Url::parse(rest).map(|url| Self::S3(Box::new(url))),
+            "gs" => CloudUrl::parse(rest).map(Self::Google),
+            "az" => CloudUrl::parse(rest).map(Self::Azure),
             "file" => match percent_decoded(rest) {
                 Some(path) if path.starts_with('/') => Ok(Self::Directory(path.into())),
                 Some(_) | None => Err(ParseStoreUrlError::NotLocal { url: text.to_owned() }),
@@ -148,8 +168,23 @@ impl fmt::Display for StoreUrl {
             }
             Self::Memory => f.write_str("memory://"),
             Self::S3(url) => write!(f, "{url}"),
+            Self::Google(url) => url.write("gs", f),
+            Self::Azure(url) => url.write("az", f),
         }
     }
+}
+
+/// `text`, which was given as a store, without what may be a secret in it: credentials before an `@`, and options.
+#[must_use]
+pub fn without_secrets(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let (place, options) = match rest.split_once('?') {
+        Some((place, _)) => (place, "?…"),
+        None => (rest, ""),
+    };
+    let (host, path) = place.find('/').map_or((place, ""), |at| place.split_at(at));
+    let host = host.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}{options}")
 }
 
 impl StoreUrl {
@@ -159,6 +194,10 @@ impl StoreUrl {
         let all = crate::plain::KEY_BYTES_MAX;
         match self {
             Self::Directory(_) | Self::Memory => all,
+            Self::Google(url) | Self::Azure(url) if !url.prefix.is_empty() => {
+                all.saturating_sub(url.prefix.len() + 1)
+            }
+            Self::Google(_) | Self::Azure(_) => all,
             // The slash between the two.
             Self::S3(url) if !url.prefix.is_empty() => all.saturating_sub(url.prefix.len() + 1),
             Self::S3(_) => all,
@@ -170,10 +209,38 @@ impl StoreUrl {
     pub fn directory(&self) -> Option<&Path> {
         match self {
             Self::Directory(path) => Some(path),
-            Self::Memory | Self::S3(_) => None,
+            Self::Memory | Self::S3(_) | Self::Google(_) | Self::Azure(_) => None,
         }
     }
 }
+
+impl CloudUrl {
+    /// What stands behind `gs://` or `az://`.
+    fn parse(rest: &str) -> Result<Self, ParseStoreUrlError> {
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        let prefix = percent_decoded(prefix).unwrap_or_default().trim_matches('/').to_owned();
+        let is_right = (3..=63).contains(&bucket.len())
+            && bucket.bytes().all(is_safe)
+            && !rest.contains('?')
+            && prefix.len() <= PREFIX_BYTES_MAX
+            && !prefix.split('/').any(|name| matches!(name, "." | ".."));
+        // What was given may hold a secret: it is not repeated.
+        if is_right { Ok(Self { bucket: bucket.to_owned(), prefix }) } else { Err(ParseStoreUrlError::Cloud) }
+    }
+
+    fn write(&self, scheme: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{scheme}://{}", self.bucket)?;
+        if !self.prefix.is_empty() {
+            f.write_str("/")?;
+            escaped(f, &self.prefix)?;
+        }
+        Ok(())
+    }
+}
+
+/// Keys have at most 1,024 bytes, and ours take up to 250 of them.
+const PREFIX_BYTES_MAX: usize = 512;
 
 fn wrong(part: &str, problem: &'static str) -> ParseStoreUrlError {
     ParseStoreUrlError::S3 { part: part.to_owned(), problem }
@@ -187,15 +254,16 @@ impl S3Url {
         // Source: S3 user guide, "General purpose bucket naming rules"; other servers allow upper case and underscores.
         let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
         if bucket.len() < 3 || bucket.len() > 63 || !bucket.bytes().all(is_safe) {
+            // What stands before an @ may be a secret: it is not repeated.
+            let shown = bucket.rsplit('@').next().unwrap_or_default();
             return Err(wrong(
-                bucket,
+                shown,
                 "is no bucket: write s3://BUCKET/PREFIX (credentials come from elsewhere)",
             ));
         }
         let undecodable = || wrong(prefix, "is no prefix: escapes are % and two digits, of UTF-8");
         let prefix = percent_decoded(prefix).ok_or_else(undecodable)?.trim_matches('/').to_owned();
-        // Keys have at most 1,024 bytes, and ours take up to 250 of them.
-        if prefix.len() > 512 || prefix.split('/').any(|name| matches!(name, "." | "..")) {
+        if prefix.len() > PREFIX_BYTES_MAX || prefix.split('/').any(|name| matches!(name, "." | "..")) {
             return Err(wrong(&prefix, "is no prefix: up to 512 bytes without . and .. as names"));
         }
         let mut url = Self { bucket: bucket.to_owned(), prefix, ..Self::default() };
@@ -381,7 +449,21 @@ mod tests {
 
     #[test]
     fn other_urls_are_refused_with_what_is_possible() {
-        for text in ["", "gs://b", "az://b", "https://x", "file://host/x", "file:///x%2", "file:///x%ff"] {
+        for (text, url) in [
+            ("gs://bucket/a/b", StoreUrl::Google(CloudUrl { bucket: "bucket".into(), prefix: "a/b".into() })),
+            (
+                "az://container",
+                StoreUrl::Azure(CloudUrl { bucket: "container".into(), prefix: String::new() }),
+            ),
+        ] {
+            assert_eq!(text.parse(), Ok(url.clone()), "{text}");
+            assert_eq!(url.to_string(), text);
+        }
+        for text in ["gs://b", "az://b?sas=secret", "gs://bucket/../x", "gs://key:secret@bucket"] {
+            let error = text.parse::<StoreUrl>().expect_err(text).to_string();
+            assert!(error.contains("gs://") && !error.contains("secret"), "{error}");
+        }
+        for text in ["", "https://x", "file://host/x", "file:///x%2", "file:///x%ff"] {
             let error = text.parse::<StoreUrl>().expect_err(text).to_string();
             assert!(error.contains("file:///"), "{error}");
         }
@@ -400,7 +482,7 @@ mod tests {
             ("s3://bucket?metadata.a=%0d%0ax", "printable"),
         ] {
             let error = text.parse::<StoreUrl>().expect_err(text).to_string();
-            assert!(error.contains(part), "{text}: {error}");
+            assert!(error.contains(part) && !error.contains("secret"), "{text}: {error}");
         }
     }
 }

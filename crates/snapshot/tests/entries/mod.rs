@@ -165,6 +165,16 @@ pub(crate) fn object(bytes: &[u8]) {
     }
 }
 
+/// Whether the recovery point is whole with `bytes` in the place of its compressed object.
+pub(crate) fn is_sound(bytes: &[u8]) -> bool {
+    let mut compressed = SURROUNDINGS.objects.iter().filter(|(key, _)| key.ends_with(".zst"));
+    let (key, _) = compressed.next().expect("one");
+    let workload = SURROUNDINGS.store(Some((key, bytes)));
+    let (manifest, sound) = &SURROUNDINGS.manifest;
+    let seen = run(verify(&workload, &reference(manifest, sound), &NoProgress)).expect("an honest manifest");
+    seen.damaged.is_empty()
+}
+
 /// The newest record of a journal.
 pub(crate) fn record(bytes: &[u8]) {
     let (key, _) = SURROUNDINGS.records.last().expect("some");
