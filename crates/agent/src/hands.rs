@@ -10,22 +10,25 @@ use lifeboat_core::backoff::Backoff;
 use lifeboat_core::evacuation::stage::Report;
 use lifeboat_core::notice::Interruption;
 use lifeboat_core::time::Millis;
-use lifeboat_snapshot::claim::ClaimError;
+use lifeboat_snapshot::claim::{ClaimError, ClaimId};
 use lifeboat_snapshot::extra::{self, Extra, StoredObject};
 use lifeboat_snapshot::journal::{self, Release};
 use lifeboat_snapshot::manifest::LeftOut;
 use lifeboat_snapshot::save::Saved;
 use lifeboat_snapshot::{Deadline, ManifestRef, Rounds, Workload, clean_up, read_manifest};
+use lifeboat_worker::wire::Receipt;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::app::App;
 use crate::clock::rfc3339;
 use crate::config::Settings;
 use crate::dirs::{Outlive, write_atomically};
 use crate::holding::{Holding, SharedClaim};
 use crate::hooks::{Hooks, Occasion, Outcome};
+use crate::ports::SavedState;
 use crate::ring::LogRing;
 use crate::summary::Snapshot;
 
@@ -37,6 +40,9 @@ const STATE_MAX: u64 = 16 << 20;
 
 /// The last lines of a log file are looked for in this many bytes at its end.
 const LOG_TAIL_BYTES: u64 = 256 << 10;
+
+/// A table that is slower than this has failed; the store has the state.
+const TABLE_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// So many paths that were not saved are named in the summary; the log names all.
 const NAMED_MAX: usize = 20;
@@ -67,6 +73,8 @@ pub struct Site {
     pub instance: String,
     /// Written at the notice.
     pub signal_file: PathBuf,
+    /// What the application tells.
+    pub(crate) app: Arc<App>,
     /// The agent's own last log lines.
     pub ring: LogRing,
     /// For progress bars.
@@ -268,52 +276,173 @@ where
     }
 }
 
-/// SaveState: the state file with the interruption added, into the store and beside the record.
+/// SaveState: what the application told, first on this machine, then in the store: its partial results, its messages
+/// back to their queues, and the state with the interruption added.
 pub(crate) async fn save_state(
     site: &Site,
     holding: &Holding,
     interruption: &Interruption,
     deadline: Deadline,
 ) -> Handed {
-    let path = &site.settings.state_file;
-    let text = match read_below(&site.work_dir, path, STATE_MAX) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Handed::new(Report::Nothing, format!("there is no {}", path.display()));
-        }
-        Err(error) => return Handed::new(Report::Failed, format!("{}: {error}", path.display())),
-    };
-    let (state, note) = add_interruption(&text, interruption_json(site, interruption));
-    if let Err(error) = write_atomically(&site.agent_dir.join("saved_state.json"), &state, Outlive::PowerCut)
+    let (text, mut notes) = state_text(site);
+    let state =
+        text.map(|text| add_interruption(text, site.app.state(), interruption_json(site, interruption)));
+    // Without the store this is all that there is, and `lifeboat evacuate --resume` goes on from it.
+    site.app.spool_now();
+    if let Some((state, _)) = &state
+        && let Err(error) =
+            write_atomically(&site.agent_dir.join("saved_state.json"), state, Outlive::PowerCut)
     {
         tracing::warn!(%error, "cannot keep a local copy of the saved state");
     }
-    let Some(claim) = holding.claim().await else { return Handed::given_back() };
-    let id = claim.lock().await.id();
-    match extra::put(&site.workload, &id, Extra::State, state.into(), &deadline).await {
-        Ok(stored) => Handed {
-            report: Report::Done,
-            detail: format!("{}{note}", bytes_text(stored.size)),
+    let receipts = receipts_in_file(site).unwrap_or_else(|why| {
+        notes.push(why);
+        Vec::new()
+    });
+    // Messages go back whether or not the store still knows us as the owner of the files.
+    let claim = async {
+        let id = match holding.claim().await {
+            Some(claim) => claim.lock().await.id(),
+            None => return None,
+        };
+        site.app.claimed(id.seq);
+        Some(id)
+    };
+    let visibility = site.app.visibility_at(interruption.action);
+    let Some(id) = claim.await else { return Handed::given_back() };
+    let storing = async {
+        match state {
+            Some((state, note)) => {
+                let kept = keep_state(site, &id, state, &deadline).await;
+                Some(kept.map(|(stored, size)| (stored, format!("{size}{note}"))))
+            }
+            None => None,
+        }
+    };
+    let (stored, handed) = tokio::join!(storing, site.app.hand_over(receipts, visibility, &deadline));
+    site.app.spool_now();
+    if !handed.is_nothing() {
+        notes.push(handed.text());
+    }
+    let is_whole = notes.is_empty() || (handed.failed == 0 && notes.len() == 1 && !handed.is_nothing());
+    match stored {
+        None if handed.is_nothing() && notes.is_empty() => {
+            Handed::new(Report::Nothing, format!("there is no {}", site.settings.state_file.display()))
+        }
+        None => {
+            let did_something = handed.stored + handed.given_back > 0;
+            let rest = if did_something { Report::Partly } else { Report::Failed };
+            Handed::new(if is_whole { Report::Done } else { rest }, notes.join("; "))
+        }
+        Some(Ok((stored, text))) => Handed {
+            report: if is_whole { Report::Done } else { Report::Partly },
+            detail: [vec![text], notes].concat().join("; "),
             stored: Stored::State(stored),
         },
-        Err(error) => Handed::failed(&error),
+        Some(Err(error)) => Handed::new(Report::Failed, [vec![error], notes].concat().join("; ")),
     }
 }
 
-/// The state with the key `interruption` added; a state that is no JSON object is kept whole under `state`.
-fn add_interruption(text: &[u8], interruption: serde_json::Value) -> (Vec<u8>, &'static str) {
-    let (value, note) = match serde_json::from_slice(text) {
-        Ok(serde_json::Value::Object(mut state)) => {
-            state.insert("interruption".to_owned(), interruption);
-            (serde_json::Value::Object(state), "")
+/// The state file as it is, `{}` where only the application told something; and what kept it from being read.
+fn state_text(site: &Site) -> (Option<Vec<u8>>, Vec<String>) {
+    let path = &site.settings.state_file;
+    let told = || site.app.state().map(|_| b"{}".to_vec());
+    match read_below(&site.work_dir, path, STATE_MAX) {
+        Ok(text) => (Some(text), Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (told(), Vec::new()),
+        Err(error) => (told(), vec![format!("{}: {error}", path.display())]),
+    }
+}
+
+/// The state into the store, and into the table where there is one.
+async fn keep_state(
+    site: &Site,
+    id: &ClaimId,
+    state: Vec<u8>,
+    deadline: &Deadline,
+) -> Result<(StoredObject, String), String> {
+    let text = String::from_utf8_lossy(&state).into_owned();
+    let stored = extra::put(&site.workload, id, Extra::State, state.into(), deadline);
+    let stored = stored.await.map_err(|error| chain(&error))?;
+    let mut size = bytes_text(stored.size);
+    if let Some(table) = site.app.table() {
+        let saved = SavedState {
+            workload: site.workload.name().to_string(),
+            instance: site.instance.clone(),
+            at_unix_ms: u64::try_from(crate::clock::wall_now().0).unwrap_or(0),
+            claim: id.seq,
+            state: text,
+            stored: Some(stored.key.clone()),
+        };
+        let left = deadline
+            .current()
+            .map_or(TABLE_WAIT, |end| end.saturating_duration_since(Instant::now()).min(TABLE_WAIT));
+        // In the store it is already.
+        if let Err(error) = table.put(&saved, left).await {
+            return Err(format!("{size} stored, but not in {}: {}", table.url(), chain(&error)));
         }
-        Ok(state) => (json!({ "state": state, "interruption": interruption }), ""),
-        Err(_) => (
-            json!({ "state": String::from_utf8_lossy(text), "interruption": interruption }),
-            ", not valid JSON, kept as text",
-        ),
+        size = format!("{size}, also in {}", table.url());
+    }
+    Ok((stored, size))
+}
+
+/// The receipts that the application keeps in a file: a list of texts, or of objects that name their queue.
+fn receipts_in_file(site: &Site) -> Result<Vec<Receipt>, String> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Handle(String),
+        Named {
+            #[serde(alias = "queue_url", alias = "QueueUrl")]
+            queue: Option<String>,
+            #[serde(alias = "receipt_handle", alias = "ReceiptHandle")]
+            receipt: String,
+        },
+    }
+    let path = &site.settings.receipts_file;
+    let text = match read_below(&site.work_dir, path, STATE_MAX) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(format!("{}: {error}", path.display())),
     };
-    (serde_json::to_vec_pretty(&value).unwrap_or_else(|_| text.to_vec()), note)
+    let written: Vec<Written> =
+        serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    written
+        .into_iter()
+        .map(|written| {
+            let (queue, receipt) = match written {
+                Written::Handle(receipt) => (None, receipt),
+                Written::Named { queue, receipt } => (queue, receipt),
+            };
+            match queue.or_else(|| site.settings.queue_url.clone()) {
+                Some(queue) => Ok(Receipt { queue, receipt }),
+                None => Err(format!(
+                    "{}: a receipt does not name its queue, and `queue.url` is not set",
+                    path.display()
+                )),
+            }
+        })
+        .collect()
+}
+
+/// The state with the key `interruption` added; a state that is no JSON object is kept whole under `state`.
+/// What the application told of its tasks is added as `tasks`.
+fn add_interruption(
+    text: Vec<u8>,
+    tasks: Option<serde_json::Value>,
+    interruption: serde_json::Value,
+) -> (Vec<u8>, &'static str) {
+    let (mut state, note) = match serde_json::from_slice(&text) {
+        Ok(serde_json::Value::Object(state)) => (state, ""),
+        Ok(state) => ([("state".to_owned(), state)].into_iter().collect(), ""),
+        Err(_) => {
+            let kept = String::from_utf8_lossy(&text).into_owned().into();
+            ([("state".to_owned(), kept)].into_iter().collect(), ", not valid JSON, kept as text")
+        }
+    };
+    state.extend(tasks.map(|tasks| ("tasks".to_owned(), tasks)));
+    state.insert("interruption".to_owned(), interruption);
+    (serde_json::to_vec_pretty(&state).unwrap_or(text), note)
 }
 
 /// Reads a file below `dir` without following any link on the way.
@@ -466,7 +595,7 @@ mod tests {
     #[test]
     fn the_interruption_is_added_to_any_state() {
         let added = |text: &[u8]| -> serde_json::Value {
-            let (state, _) = add_interruption(text, json!({"action": "stop"}));
+            let (state, _) = add_interruption(text.to_vec(), None, json!({"action": "stop"}));
             serde_json::from_slice(&state).expect("valid JSON")
         };
         assert_eq!(added(br#"{"done": 3}"#), json!({"done": 3, "interruption": {"action": "stop"}}));

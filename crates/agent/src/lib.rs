@@ -7,6 +7,7 @@
 //!   work directory needs; `resume`: taking over from a dead agent; [`standalone`]: `lifeboat evacuate`.
 //! * `intake`, [`watch`]: what reaches the agent; `evacuator`: the driver of core's machine; `hands`: one
 //!   function a stage.
+//! * `app`: the interface for the application: tasks, partial results, messages.
 //! * [`process`]: the workload's processes; `apart`: those that are none of it; [`hooks`]: the commands around a
 //!   snapshot; `holding`: the claim as the stages see it; `renewal`: its heartbeat.
 //! * [`ports`]: queues and tables, as this crate asks for them.
@@ -15,6 +16,7 @@
 //! The bytes move in `lifeboat-snapshot`; the metadata service is asked in `lifeboat-imds`.
 
 mod apart;
+mod app;
 mod before;
 mod begin;
 pub mod clock;

@@ -14,16 +14,19 @@ use lifeboat_core::evacuation::{Input, Progress, Verdict};
 use lifeboat_core::notice::{Action, Notice, Source};
 use lifeboat_imds::identity::{Identity, identity};
 use lifeboat_imds::{Client, WallClock};
+use lifeboat_snapshot::Deadline;
 use lifeboat_snapshot::claim::{Acquired, ClaimError};
 use lifeboat_snapshot::journal::{self, Release};
 use lifeboat_snapshot::prune;
 use lifeboat_snapshot::prune::PrunePlan;
+use lifeboat_worker::wire::SOCKET_VARIABLE;
 use rustix::process::Signal as OsSignal;
 use serde::Serialize;
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::app::serve::AppServer;
 use crate::before::Stop;
 use crate::begin::{RestorePlan, acquire_patiently, environment, log_plan, restore_into, restore_plan};
 use crate::clock::{LocalClock, wall_now};
@@ -99,7 +102,7 @@ pub async fn run(setup: &Setup, command: &[OsString], ui: Ui) -> Result<RunEnd, 
     let intake = Intake::start(setup, requests)
         .map_err(|source| RunError::System { what: "cannot catch signals", source })?;
     let instance = instance_name(setup).await;
-    let site = Arc::new(setup.site(instance, ui.ring, ui.progress)?);
+    let site = Arc::new(setup.site(instance, ui)?);
     let file = RecordFile::new(&setup.dirs.agent);
     let record = file.load();
     let clock = LocalClock::start();
@@ -152,11 +155,12 @@ impl Run<'_> {
         if let Some(end) = self.hold_while_the_machine_is_about_to_go().await? {
             return Ok(end);
         }
-        let (claim, environment) = match self.claim_and_restore().await? {
+        let (claim, mut environment) = match self.claim_and_restore().await? {
             Ok(ready) => ready,
             Err(end) => return Ok(end),
         };
         let run_id = lifeboat_snapshot::id::Nonce::random().to_string();
+        self.hand_over_what_was_left().await;
         remove_old_signal_file(&self.site);
         let mut record = Record {
             progress: Progress::Idle { handled: handled(&self.record) },
@@ -166,6 +170,12 @@ impl Run<'_> {
             ..Record::default()
         };
         self.file.store(&record);
+        let socket = &self.setup.dirs.app_socket;
+        let _app_server = AppServer::start(&self.site.app, socket).map_err(|source| RunError::System {
+            what: "cannot listen on the application's socket",
+            source,
+        })?;
+        environment.push((SOCKET_VARIABLE, socket.clone().into()));
         let workload = match Workload::start(command, &self.site.work_dir, &environment, &run_id) {
             Ok(workload) => workload,
             Err(error) => {
@@ -189,6 +199,16 @@ impl Run<'_> {
         evacuator.keep_record();
         tracing::info!(workload = %self.site.workload.name(), run_id, "workload started");
         Box::pin(self.protect(claim, evacuator)).await
+    }
+
+    /// Tasks of an agent that died on this machine: no process of theirs is left, so that others may have them.
+    async fn hand_over_what_was_left(&self) {
+        let deadline = Deadline::at(Instant::now() + HAND_OVER_WAIT);
+        let handed = self.site.app.hand_over(Vec::new(), Some(std::time::Duration::ZERO), &deadline).await;
+        if !handed.is_nothing() {
+            tracing::info!(what = handed.text(), "handed over what the workload before had left");
+            self.site.app.spool_now();
+        }
     }
 
     pub(crate) fn status(&self, phase: &str, claim: u64) -> Status {
@@ -254,6 +274,7 @@ impl Run<'_> {
             }
             self.record.base = Some(point.manifest.clone());
         }
+        self.site.app.claimed(claim.lock().await.id().seq);
         let environment = environment(&self.site, &how, &plan).await;
         Ok(Ok((claim, environment)))
     }
@@ -430,6 +451,8 @@ impl Run<'_> {
         let (conclusion, code) = conclude(exit, Ending::ByItself);
         match conclusion {
             Conclusion::MarkDone => {
+                // Tasks that it did not end: somebody else may have them.
+                self.hand_over_what_was_left().await;
                 let until = Instant::now() + self.site.settings.operator_grace.to_duration();
                 mark_done(&claim, until).await?;
                 evacuator.record.workload = None;
@@ -498,6 +521,9 @@ impl Run<'_> {
         }
     }
 }
+
+/// What a workload leaves of its tasks when it ends by itself, or has left before, is handed over within so long.
+const HAND_OVER_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
 
 type Ready = (SharedClaim, Vec<(&'static str, OsString)>);
 

@@ -15,13 +15,14 @@ use lifeboat_snapshot::save::SaveOptions;
 use lifeboat_snapshot::workload::ParseWorkloadNameError;
 use lifeboat_snapshot::{Layout, Rounds, StoreError, StoreUrl, UploadLog, Workload, WorkloadName};
 
+use crate::app::App;
 use crate::config::{Config, ConfigError, LayoutChoice, Settings};
 use crate::dirs::{Dirs, DirsError, Outlive, state_dir, write_atomically};
-use crate::hands::{MakeProgress, Site};
+use crate::hands::Site;
 use crate::hooks::Hooks;
 use crate::process::StartError;
 use crate::record::agent_id;
-use crate::ring::LogRing;
+use crate::run::Ui;
 
 /// How long to wait at the start for the metadata service to name this instance.
 pub const IDENTITY_WAIT: Millis = Millis::from_secs(1);
@@ -229,7 +230,8 @@ impl Setup {
     ///
     /// # Errors
     /// [`RunError::Store`] when the store cannot be opened.
-    pub fn site(&self, instance: String, ring: LogRing, progress: MakeProgress) -> Result<Site, RunError> {
+    pub fn site(&self, instance: String, ui: Ui) -> Result<Site, RunError> {
+        let Ui { ring, progress, ports } = ui;
         let store = lifeboat_snapshot::open(&self.store)?;
         let signal_file =
             self.settings.signal_file.clone().unwrap_or_else(|| self.dirs.agent.join("shutdown.signal"));
@@ -256,6 +258,7 @@ impl Setup {
         let keep = usize::try_from(self.settings.keep).ok().and_then(NonZeroUsize::new);
         let log = UploadLog::at(&self.dirs.agent.join("uploads"));
         let rounds = Rounds::new(workload.clone(), options, log, keep.unwrap_or(NonZeroUsize::MIN));
+        let app = App::new(&workload, &self.settings, &instance, &self.dirs.agent, ports);
         let hooks = Hooks::new(
             (self.settings.before_snapshot.clone(), self.settings.after_snapshot.clone()),
             self.work_dir.clone(),
@@ -266,6 +269,7 @@ impl Setup {
             ],
         );
         Ok(Site {
+            app,
             hooks,
             settings: self.settings.clone(),
             workload,

@@ -65,7 +65,7 @@ async fn alone(setup: &Setup, ui: Ui, begun: Timestamp) -> Result<Summary, RunEr
     let record = file.load();
     let clock = LocalClock::start();
     let instance = instance_name(setup).await;
-    let site = Arc::new(setup.site(instance, ui.ring, ui.progress)?);
+    let site = Arc::new(setup.site(instance, ui)?);
     if let Progress::Finished { at, .. } = &record.progress
         && (*at >= begun
             || (is_all_saved(&record.progress) && clock.now().since(*at) < setup.settings.operator_grace))

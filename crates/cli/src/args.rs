@@ -39,7 +39,7 @@ pub(crate) enum Command {
     /// Run a command under protection: restore its evacuated work, watch for notices, evacuate.
     Run(RunArgs),
     /// Evacuate now: through the running agent, or without one.
-    Evacuate(WorkloadArgs),
+    Evacuate(EvacuateArgs),
     /// Ask the running agent how it stands; with a controller's configuration file, how its services stand.
     Status(StatusArgs),
     /// Move ECS services between Spot and On-Demand: the fleet's controller.
@@ -100,7 +100,7 @@ pub(crate) enum ConfigCommand {
 /// Which store.
 #[derive(Debug, Args)]
 pub(crate) struct StoreArgs {
-    /// Where the work is saved: file:///abs/path. Default: under XDG_STATE_HOME.
+    /// Where the work is saved: a directory or s3://BUCKET/PREFIX (docs/stores.md). Default: under XDG_STATE_HOME.
     #[arg(long, value_name = "URL")]
     pub(crate) store: Option<String>,
     /// Configuration file (TOML). Flags override it.
@@ -136,6 +136,15 @@ pub(crate) struct StatusArgs {
     /// Print it again every two seconds.
     #[arg(long)]
     pub(crate) watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvacuateArgs {
+    #[command(flatten)]
+    pub(crate) workload: WorkloadArgs,
+    /// Only finish an evacuation that was broken off or left something behind; begin none.
+    #[arg(long)]
+    pub(crate) resume: bool,
 }
 
 #[derive(Debug, Args)]

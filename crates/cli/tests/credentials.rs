@@ -158,6 +158,35 @@ fn keys_come_from_a_containers_role() {
 }
 
 #[test]
+fn a_containers_full_uri_without_a_token_file_is_an_error_that_says_so() {
+    let Some(server) = S3Server::start() else { return };
+    let home = temp();
+    let variables = [
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:9/role"),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN", BEARER),
+    ];
+    let output = list(home.path(), &server, "", &variables);
+    assert!(!output.status.success());
+    assert!(said(&output).contains("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"), "{}", said(&output));
+    keeps_secrets(&said(&output));
+}
+
+/// Its address is fixed and not of this machine; a proxy on loopback stands for it.
+#[test]
+fn keys_come_from_the_container_agents_fixed_address() {
+    let Some(server) = S3Server::start() else { return };
+    let home = temp();
+    let port = answering(&[("GET http://169.254.170.2/v2/credentials/mine", temporary())], None);
+    let proxy = format!("http://127.0.0.1:{port}");
+    let variables = [
+        ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/credentials/mine"),
+        ("http_proxy", proxy.as_str()),
+        ("no_proxy", "127.0.0.1"),
+    ];
+    is_let_in(&list(home.path(), &server, "", &variables));
+}
+
+#[test]
 fn keys_come_from_the_instances_role_through_imdsv2() {
     let Some(server) = S3Server::start() else { return };
     let home = temp();

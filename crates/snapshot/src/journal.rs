@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,9 @@ const RECORD_BYTES_MAX: u64 = 64 * 1024;
 
 /// A listing with more records than this is refused: at a commit every 10 s it is four months without a prune.
 const RECORDS_MAX: usize = 1_000_000;
+
+/// So many records are read at once: with a store that is far away each takes its round trip.
+const READS_AT_ONCE: usize = 8;
 
 /// Who wrote a record, for people to read; nothing is decided by it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,11 +170,14 @@ pub async fn records(workload: &Workload) -> Result<Vec<Record>, StoreError> {
 
 /// As [`records`], with the hashes.
 pub(crate) async fn chain(workload: &Workload) -> Result<Vec<Head>, StoreError> {
-    let mut numbers = list_from(workload, 0).await?;
+    let numbers = list_from(workload, 0).await?;
     let mut chain: Vec<Head> = Vec::new();
-    // Each round takes one number away.
-    while let Some(seq) = numbers.pop() {
-        let found = match read(workload, seq).await {
+    let reading = |seq: u64| async move { (seq, read(workload, seq).await) };
+    // Newest first; each round takes one number away.
+    let mut records =
+        futures_util::stream::iter(numbers.into_iter().rev().map(reading)).buffered(READS_AT_ONCE);
+    while let Some((seq, read)) = records.next().await {
+        let found = match read {
             Ok(found) => found,
             // A prune runs and has deleted the oldest records since they were listed.
             Err(StoreError::NotFound { .. }) if !chain.is_empty() => break,

@@ -11,6 +11,7 @@
 //! * [`precopy`]: rounds that store only what has changed.
 //! * [`mod@prune`], [`mod@clean_up`]: what may be deleted in the store, and in the work directory.
 //! * [`mod@probe`]: whether a store can be trusted with work.
+//! * [`partial`]: partial results of an application's tasks, and who may go on with a task.
 //! * [`extra`]: small objects beside the recovery points (the application's state, the last log lines).
 
 pub mod base;
@@ -27,6 +28,7 @@ pub mod journal;
 mod known;
 pub mod lease;
 pub mod manifest;
+pub mod partial;
 pub mod path;
 mod plain;
 pub mod precopy;

@@ -13,6 +13,9 @@ mod reaction;
 mod report;
 mod statistics;
 mod tap;
+mod worker;
+
+pub(crate) use worker::run as worker;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -36,14 +36,15 @@ pub(super) struct Planned {
 
 /// The loads, each divided by `divisor`.
 pub(super) fn plan(divisor: u64) -> [Planned; 4] {
-    let noise = |count: u64, size: u64| Load::Noise { count: count / divisor, size };
-    let large = |size: u64| Load::Noise { count: 4, size: size / divisor };
-    let sources = |mib: u64| Load::Sources { bytes: mib * MIB / divisor };
+    let noise = |count: u64, size: u64| Load::Noise { count, size };
+    let sources = |mib: u64| Load::Sources { bytes: mib * MIB };
+    // What is small already is not divided as much: it would be round trips and nothing else.
+    let far = divisor.isqrt();
     [
-        Planned { near: noise(20_000, 16 * 1024), far: noise(5_000, 16 * 1024), aim: 5.0 },
-        Planned { near: noise(2_000, MIB), far: noise(200, MIB), aim: 1.2 },
-        Planned { near: large(1024 * MIB), far: large(128 * MIB), aim: 1.0 },
-        Planned { near: sources(96), far: sources(24), aim: 3.0 },
+        Planned { near: noise(20_000 / divisor, 16 * 1024), far: noise(5_000 / far, 16 * 1024), aim: 5.0 },
+        Planned { near: noise(2_000 / divisor, MIB), far: noise(400 / far, MIB), aim: 1.2 },
+        Planned { near: noise(4, 1024 * MIB / divisor), far: noise(4, 128 * MIB / far), aim: 1.0 },
+        Planned { near: sources(96 / divisor), far: sources(24 / far), aim: 3.0 },
     ]
 }
 

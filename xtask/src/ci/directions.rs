@@ -12,7 +12,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
     ("adapters", &["lifeboat-aws", "lifeboat-imds", "lifeboat-snapshot", "lifeboat-worker"]),
     ("drivers", &["lifeboat-agent", "lifeboat-controller"]),
     ("worlds", &["lifeboat-sim"]),
-    ("programs", &[CLI]),
+    ("programs", &[CLI, "file-search"]),
     ("tools", &["xtask"]),
 ];
 

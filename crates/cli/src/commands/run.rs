@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use lifeboat_agent::control::ask;
+use lifeboat_agent::record::RecordFile;
 use lifeboat_agent::{RunError, Setup, Ui};
 use lifeboat_core::conclusion::exit_code;
-use lifeboat_core::evacuation::Verdict;
+use lifeboat_core::evacuation::{Progress, Verdict};
 
-use crate::args::{RunArgs, WorkloadArgs};
+use crate::args::{EvacuateArgs, RunArgs, WorkloadArgs};
 use crate::output;
 
 /// A status is answered between two of the agent's turns.
@@ -47,8 +48,13 @@ pub(crate) async fn run(args: &RunArgs, ui: Ui, say: Say) -> anyhow::Result<u8> 
     Ok(end.code)
 }
 
-pub(crate) async fn evacuate(args: &WorkloadArgs, ui: Ui, json: bool) -> anyhow::Result<u8> {
+pub(crate) async fn evacuate(args: &EvacuateArgs, ui: Ui, json: bool) -> anyhow::Result<u8> {
+    let EvacuateArgs { workload: args, resume } = args;
     let setup = setup(args)?;
+    if *resume && !is_anything_left(&setup) {
+        output::note("nothing is left to be evacuated");
+        return Ok(0);
+    }
     let is_known = args.work_dir.is_some() || args.store.config.is_some() || setup.has_run();
     anyhow::ensure!(
         is_known,
@@ -62,6 +68,15 @@ pub(crate) async fn evacuate(args: &WorkloadArgs, ui: Ui, json: bool) -> anyhow:
         Verdict::Complete => 0,
         Verdict::Incomplete => exit_code::INCOMPLETE,
     })
+}
+
+/// Whether an evacuation on this machine was broken off, or left something behind.
+fn is_anything_left(setup: &Setup) -> bool {
+    match RecordFile::new(&setup.dirs.agent).load().progress {
+        Progress::Idle { .. } => false,
+        Progress::Evacuating { .. } => true,
+        Progress::Finished { verdict, .. } => verdict == Verdict::Incomplete,
+    }
 }
 
 pub(crate) async fn status(args: &WorkloadArgs, watch: bool, json: bool) -> anyhow::Result<u8> {

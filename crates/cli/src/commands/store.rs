@@ -301,10 +301,14 @@ fn unknown(args: &StoreArgs, name: &str) -> anyhow::Error {
 /// The workload and the recovery point that the flags name.
 pub(crate) async fn point(args: &PointArgs) -> anyhow::Result<(Workload, RecoveryPoint)> {
     let workload = workload(&args.store, &args.name)?;
-    let points = journal::recovery_points(&workload).await.map_err(RunError::from)?;
-    if journal::head(&workload).await.map_err(RunError::from)?.is_none() {
+    let Some(head) = journal::head(&workload).await.map_err(RunError::from)? else {
         return Err(unknown(&args.store, &args.name));
+    };
+    // The head names the newest point itself, unless the work was begun anew since.
+    if let (None, Some(newest)) = (args.generation, head.record.point) {
+        return Ok((workload, newest));
     }
+    let points = journal::recovery_points(&workload).await.map_err(RunError::from)?;
     let wanted = match args.generation {
         Some(generation) => points.into_iter().find(|point| point.seq == generation),
         None => points.into_iter().max_by_key(|point| point.seq),

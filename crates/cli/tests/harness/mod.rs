@@ -273,6 +273,15 @@ impl Running {
         }
     }
 
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.try_wait().expect("our child")?;
+        while let Ok(line) = self.lines.recv_timeout(Duration::from_millis(100)) {
+            self.seen.push(line);
+        }
+        Some(status)
+    }
+
     /// Waits for its end and checks the exit code.
     pub(crate) fn expect_code(&mut self, code: i32) {
         let status = self.wait();

@@ -56,6 +56,8 @@ pub(super) struct Growing {
     file: File,
     part: String,
     missing: AtomicUsize,
+    /// The kernel lets one writer at a time into a file, and threads that wait for it there burn processor time.
+    writing: Mutex<()>,
 }
 
 impl Growing {
@@ -185,12 +187,17 @@ impl Target {
             EntryKind::File { .. } | EntryKind::Directory | EntryKind::Link { .. } => Ok(Vec::new()),
         };
         let present = present.map_err(|source| self.failed_entry(index, source))?;
-        Ok((Arc::new(Growing { index, file, part, missing: AtomicUsize::new(0) }), present))
+        Ok((
+            Arc::new(Growing { index, file, part, missing: AtomicUsize::new(0), writing: Mutex::new(()) }),
+            present,
+        ))
     }
 
     /// Writes a stretch of a large file. Its bytes have been verified.
     pub(super) fn write(&self, growing: &Growing, at: u64, bytes: &[u8]) -> Result<(), RestoreError> {
+        let turn = growing.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let written = write_sparse(&growing.file, at, bytes);
+        drop(turn);
         written.map(drop).map_err(|source| self.failed_entry(growing.index, source))
     }
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -139,9 +140,17 @@ impl Profile {
     async fn ask(&self) -> Result<AwsCredential, ProfileError> {
         match self.origin()? {
             Origin::Keys(keys) => Ok(keys),
-            Origin::Process(command) => run(&command)
-                .await
-                .map_err(|problem| ProfileError::Process { name: self.name.clone(), problem }),
+            Origin::Process(command) => {
+                let mut given = run(&command).await;
+                // An agent kills whatever its workload left running, and may have taken this for such.
+                if let Err(Problem::Killed) = given {
+                    given = run(&command).await;
+                }
+                given.map_err(|problem| ProfileError::Process {
+                    name: self.name.clone(),
+                    problem: problem.to_string(),
+                })
+            }
         }
     }
 }
@@ -184,7 +193,22 @@ struct Printed {
     session_token: Option<String>,
 }
 
-async fn run(command: &str) -> Result<AwsCredential, String> {
+/// Why a `credential_process` gives nothing.
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error("was killed")]
+    Killed,
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<String> for Problem {
+    fn from(problem: String) -> Self {
+        Self::Other(problem)
+    }
+}
+
+async fn run(command: &str) -> Result<AwsCredential, Problem> {
     let child = Command::new("sh")
         .args(["-c", command])
         .stdin(Stdio::null())
@@ -194,7 +218,7 @@ async fn run(command: &str) -> Result<AwsCredential, String> {
         .spawn()
         .map_err(|error| format!("cannot be started: {error}"))?;
     let mut child = child;
-    let stdout = child.stdout.take().ok_or("has no output")?;
+    let stdout = child.stdout.take().ok_or_else(|| "has no output".to_owned())?;
     let mut printed = Vec::new();
     let ended = async {
         stdout.take(TEXT_BYTES_MAX).read_to_end(&mut printed).await?;
@@ -205,16 +229,17 @@ async fn run(command: &str) -> Result<AwsCredential, String> {
         .map_err(|_| format!("gave nothing within {} s", PROCESS_TIMEOUT.as_secs()))?
         .map_err(|error| format!("cannot be read: {error}"))?;
     // An agent that collects all its children may have been faster: then what was printed tells.
-    if let Some(status) = status
-        && !status.success()
-    {
-        return Err(format!("failed with {status}"));
+    match status {
+        Some(status) if status.signal().is_some() => return Err(Problem::Killed),
+        Some(status) if !status.success() => return Err(format!("failed with {status}").into()),
+        None if printed.is_empty() => return Err(Problem::Killed),
+        Some(_) | None => {}
     }
     // Never the text itself: it may be a secret.
     let printed: Printed =
         serde_json::from_slice(&printed).map_err(|_| "printed no credentials".to_owned())?;
     if printed.version != 1 {
-        return Err(format!("printed version {}, not 1", printed.version));
+        return Err(format!("printed version {}, not 1", printed.version).into());
     }
     Ok(AwsCredential {
         key_id: printed.access_key_id,
@@ -290,12 +315,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_process_that_was_killed_is_asked_once_more() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let seen = directory.path().join("seen").display().to_string();
+        let printed = r#"printf '{"Version":1,"AccessKeyId":"A","SecretAccessKey":"S"}'"#;
+        let command = format!("test -e {seen} || {{ touch {seen}; kill -9 $$; }}; {printed}");
+        let config = format!("[default]\ncredential_process = {command}\n");
+        let profile = Profile::parse("default".to_owned(), "", &config).expect("there");
+        assert_eq!(profile.ask().await.expect("given").key_id, "A");
+        assert!(matches!(run("kill -9 $$").await, Err(Problem::Killed)));
+    }
+
+    #[tokio::test]
     async fn a_process_gives_credentials_or_a_reason() {
         let printed = r#"printf '{"Version":1,"AccessKeyId":"A","SecretAccessKey":"S","SessionToken":"T"}'"#;
         let credential = run(printed).await.expect("given");
         assert_eq!((credential.key_id.as_str(), credential.token.as_deref()), ("A", Some("T")));
         for (command, part) in [("exit 3", "exit status: 3"), ("echo secret", "printed no credentials")] {
-            let error = run(command).await.expect_err(command);
+            let error = run(command).await.expect_err(command).to_string();
             assert!(error.contains(part) && !error.contains("secret"), "{error}");
         }
     }

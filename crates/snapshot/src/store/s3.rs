@@ -85,6 +85,20 @@ pub(super) fn open(url: &S3Url) -> std::result::Result<Arc<dyn ObjectStore>, Sto
                 .into(),
         )));
     }
+    let known = |key| builder.get_config_value(&key).is_some();
+    if !has_keys
+        && !asks_profile
+        && !known(AmazonS3ConfigKey::WebIdentityTokenFile)
+        && !known(AmazonS3ConfigKey::ContainerCredentialsRelativeUri)
+        && known(AmazonS3ConfigKey::ContainerCredentialsFullUri)
+        && !known(AmazonS3ConfigKey::ContainerAuthorizationTokenFile)
+    {
+        return Err(failed(wrong(
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI is only asked with AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE: \
+             write the token into a file"
+                .into(),
+        )));
+    }
     let from_profile = || profile.as_ref().and_then(Profile::region).map(str::to_owned);
     let known_region = || builder.get_config_value(&AmazonS3ConfigKey::Region);
     if let Some(region) = url.region.clone().or_else(|| known_region().is_none().then(from_profile).flatten())

@@ -140,7 +140,11 @@ impl Shared {
     /// One request a connection: every answer of the server closes it.
     async fn serve(&self, mut client: TcpStream) {
         let Some(mut request) = read_request(&mut client).await else { return };
-        self.hold_up().await;
+        let was_held = self.hold_up().await;
+        if was_held && request.head.starts_with(b"GET ") && is_gone(&client).await {
+            // Whoever asked was broken off meanwhile: these bytes are nobody's.
+            return;
+        }
         let fault = self.draw();
         match fault {
             Some(Fault::InternalError) => {
@@ -166,7 +170,8 @@ impl Shared {
         let _ = client.write_all(&[answered.head, answered.body].concat()).await; // it may have gone
     }
 
-    async fn hold_up(&self) {
+    /// Whether it was held up.
+    async fn hold_up(&self) -> bool {
         let passes = self
             .left
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
@@ -177,9 +182,12 @@ impl Shared {
             self.is_held.send_replace(true);
             self.reached.notify_one();
         }
+        let mut held = self.is_held.subscribe();
+        let is_held = *held.borrow_and_update();
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        let _ = self.is_held.subscribe().wait_for(|is_held| !is_held).await; // the test is over
+        let _ = held.wait_for(|is_held| !is_held).await; // the test is over
         self.waiting.fetch_sub(1, Ordering::SeqCst);
+        is_held
     }
 
     fn draw(&self) -> Option<Fault> {
@@ -211,6 +219,12 @@ impl Shared {
         self.received.fetch_add(u64::try_from(body.len()).expect("64 bit"), Ordering::SeqCst);
         Some(Message { head: all, body })
     }
+}
+
+/// Whether the other side has closed the connection.
+async fn is_gone(client: &TcpStream) -> bool {
+    let closed = tokio::time::timeout(Duration::from_millis(100), client.peek(&mut [0])).await;
+    matches!(closed, Ok(Ok(0) | Err(_)))
 }
 
 /// Reads a whole request; all that carry a body tell its length.

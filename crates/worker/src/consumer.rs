@@ -1,0 +1,230 @@
+//! Takes messages from a queue, one at a time: keeps each invisible while it is worked on, deletes it when it is
+//! done, gives it back at the notice.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::client::{Error, Task, Worker};
+use crate::queue::{Message, Queue, QueueError};
+use crate::shutdown::Shutdown;
+use crate::wire::Receipt;
+
+/// A receive waits so long, and then looks whether to stop.
+const RECEIVE_WAIT: Duration = Duration::from_millis(500);
+
+/// A message that is done is deleted in so many attempts: should all fail, it is done once more.
+const DELETE_ATTEMPTS: u32 = 20;
+
+/// Between two of them, and after a receive that failed.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// Takes messages from `queue`.
+#[derive(Debug)]
+pub struct Consumer<Q> {
+    worker: Worker,
+    queue: Arc<Q>,
+    ends_when_empty: bool,
+}
+
+/// What came of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Handled {
+    /// It is done and its result is safe: delete it.
+    Done,
+    /// It is given back: interrupted.
+    Interrupted,
+    /// It cannot be done, for this reason; it comes back when its time-out is over, until the queue gives it up.
+    Failed(String),
+}
+
+/// How many messages came to which end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Consumed {
+    /// Done and deleted.
+    pub done: u64,
+    /// Given back.
+    pub interrupted: u64,
+    /// Failed.
+    pub failed: u64,
+}
+
+/// A message that is being worked on.
+#[derive(Debug)]
+pub struct Job {
+    /// The message.
+    pub message: Message,
+    /// Its task: its id is the message's.
+    pub task: Task,
+    shutdown: Shutdown,
+    is_lost: Arc<AtomicBool>,
+}
+
+impl Job {
+    /// Whether to stop: the machine is about to go, or the message was given to somebody else.
+    #[must_use]
+    pub fn is_to_stop(&self) -> bool {
+        self.shutdown.is_requested() || self.is_lost.load(Ordering::Relaxed)
+    }
+}
+
+impl<Q: Queue + 'static> Consumer<Q> {
+    /// A consumer of `queue`, known to the agent through `worker`.
+    #[must_use]
+    pub const fn new(worker: Worker, queue: Arc<Q>) -> Self {
+        Self { worker, queue, ends_when_empty: false }
+    }
+
+    /// Ends when no message is left, in place of waiting for the next.
+    #[must_use]
+    pub const fn until_empty(mut self) -> Self {
+        self.ends_when_empty = true;
+        self
+    }
+
+    /// Hands every message to `handle`, until the shutdown is requested.
+    ///
+    /// # Errors
+    /// [`Error`] when the agent's socket fails: without it nobody would give the messages back.
+    pub fn run(&self, mut handle: impl FnMut(&Job) -> Handled) -> Result<Consumed, Error> {
+        let shutdown = self.worker.shutdown();
+        let mut consumed = Consumed::default();
+        while !shutdown.is_requested() {
+            match self.queue.receive(RECEIVE_WAIT) {
+                Ok(Some(message)) => self.one(message, &mut handle, &mut consumed)?,
+                Ok(None) if self.ends_when_empty && self.queue.is_empty().unwrap_or(false) => break,
+                Ok(None) => {}
+                // A queue that fails may come back; a person sees it in the queue's own figures.
+                Err(_) => drop(shutdown.wait_timeout(AGAIN)),
+            }
+        }
+        Ok(consumed)
+    }
+
+    fn one(
+        &self,
+        message: Message,
+        handle: &mut impl FnMut(&Job) -> Handled,
+        consumed: &mut Consumed,
+    ) -> Result<(), Error> {
+        let receipt = Receipt { queue: self.queue.url(), receipt: message.receipt.clone() };
+        let start = self.worker.task(message.id.clone()).message(receipt, message.receive_count);
+        let task = match start.start() {
+            Ok(task) => task,
+            Err(Error::Interrupted(_) | Error::Taken(_) | Error::Unavailable(_)) => {
+                self.give_back(&message);
+                consumed.interrupted += 1;
+                let _ = self.worker.shutdown().wait_timeout(AGAIN);
+                return Ok(());
+            }
+            Err(error) => {
+                self.give_back(&message);
+                return Err(error);
+            }
+        };
+        let heartbeat = Heartbeat::start(Arc::clone(&self.queue), &message).map_err(Error::System)?;
+        let is_lost = Arc::clone(&heartbeat.shared.is_lost);
+        let job = Job { message, task, shutdown: self.worker.shutdown(), is_lost };
+        let handled = handle(&job);
+        let Job { message, task, is_lost, .. } = job;
+        match handled {
+            Handled::Done => {
+                // First what is kept of the task, then the message: killed in between, it is done once more, and
+                // nothing is left that nobody would ever delete.
+                let ended = task.done();
+                self.delete(&message);
+                drop(heartbeat);
+                consumed.done += 1;
+                ended
+            }
+            Handled::Failed(_) => {
+                drop(heartbeat);
+                consumed.failed += 1;
+                task.failed()
+            }
+            Handled::Interrupted => {
+                // First: it would take the message back from whoever gets it next.
+                drop(heartbeat);
+                consumed.interrupted += 1;
+                let given_back = task.give_back();
+                if !self.worker.is_protected() && !is_lost.load(Ordering::Relaxed) {
+                    self.give_back(&message);
+                }
+                match given_back {
+                    // The agent keeps it and tries again at the notice.
+                    Err(Error::Unavailable(_)) => Ok(()),
+                    other => other,
+                }
+            }
+        }
+    }
+
+    fn give_back(&self, message: &Message) {
+        let _ = self.queue.change_visibility(&message.receipt, Duration::ZERO); // else its time-out does it
+    }
+
+    fn delete(&self, message: &Message) {
+        for attempt in 0..DELETE_ATTEMPTS {
+            match self.queue.delete(&message.receipt) {
+                Ok(()) | Err(QueueError::Stale) => return,
+                Err(QueueError::Failed(_)) if attempt + 1 < DELETE_ATTEMPTS => std::thread::sleep(AGAIN),
+                Err(QueueError::Failed(_)) => {}
+            }
+        }
+    }
+}
+
+/// Keeps a message invisible until it is dropped.
+#[derive(Debug)]
+struct Heartbeat {
+    shared: Beat,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Beat {
+    is_over: Arc<(Mutex<bool>, Condvar)>,
+    is_lost: Arc<AtomicBool>,
+}
+
+impl Heartbeat {
+    fn start<Q: Queue + 'static>(queue: Arc<Q>, message: &Message) -> std::io::Result<Self> {
+        let shared = Beat::default();
+        let (beat, receipt) = (shared.clone(), message.receipt.clone());
+        let thread = std::thread::Builder::new()
+            .name("lifeboat-heartbeat".into())
+            .spawn(move || beat.run(queue.as_ref(), &receipt))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+}
+
+impl Beat {
+    fn run<Q: Queue>(&self, queue: &Q, receipt: &str) {
+        let visibility = queue.visibility();
+        let (lock, changed) = &*self.is_over;
+        let mut is_over = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let waited = changed.wait_timeout_while(is_over, visibility / 3, |is_over| !*is_over);
+            is_over = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if *is_over {
+                return;
+            }
+            // With the lock held: nothing is extended any more once it was dropped.
+            if let Err(QueueError::Stale) = queue.change_visibility(receipt, visibility) {
+                self.is_lost.store(true, Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        let (lock, changed) = &*self.shared.is_over;
+        *lock.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // it does not panic
+        }
+    }
+}
