@@ -215,13 +215,18 @@ impl Bench {
         let source = self.work.join("source");
         let made = load.make(&source)?;
         let mut rows: Vec<Row> = Vec::new();
-        for _ in 0..if is_far { 1 } else { ROUNDS } {
+        let is_quick = |row: &Row| match (row.save.seconds(), row.restore.seconds()) {
+            (Some(save), Some(restore)) => save + restore < REPEATED_BELOW,
+            (_, _) => false,
+        };
+        for round in 0..if is_far { 1 } else { ROUNDS } {
+            // Never two chances for ours and one for all the others.
+            let is_fair = |row: &Row| row.tool != tools::OURS && is_quick(row);
+            if round > 0 && !rows.iter().any(is_fair) {
+                break;
+            }
             for tool in self.tools.present() {
                 let before = rows.iter().position(|row| row.tool == tool);
-                let is_quick = |row: &Row| match (row.save.seconds(), row.restore.seconds()) {
-                    (Some(save), Some(restore)) => save + restore < REPEATED_BELOW,
-                    (_, _) => false,
-                };
                 if before.is_some_and(|index| !is_quick(&rows[index])) {
                     continue;
                 }

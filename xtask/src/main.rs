@@ -36,7 +36,7 @@ cargo xtask bench controller [--quick] [--lifeboat FILE]
 cargo xtask bench worker [--quick] [--lifeboat FILE]
                                 what the interface for applications costs; writes docs/bench-worker.md
 cargo xtask bench policies DIR  failover policies on the recorded traces in DIR, beside the omniscient program
-cargo xtask bench sim           the speed of the failover machine and of the simulator
+cargo xtask bench sim [FILE]    the speed of the failover machine and of the simulator
 ";
 
 fn main() -> ExitCode {

@@ -1,9 +1,10 @@
 //! How policies compare on recorded traces: cost against all On-Demand, against the omniscient linear program and
-//! against the bound; paired 24 h windows, losses too.
+//! against the bound; paired 24 h windows, losses too. [`windows`] pairs them, [`program`] is the omniscient one.
 //!
 //! `cargo bench -p lifeboat-sim --bench policies -- DIRECTORY [--quick]` with the directory of recorded traces.
 
 mod program;
+mod windows;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,9 +12,12 @@ use std::process::ExitCode;
 use lifeboat_core::failover::state::Rules;
 use lifeboat_core::time::Millis;
 use lifeboat_sim::ecs::{self, StartTimes};
+use lifeboat_sim::model::Model;
 use lifeboat_sim::tally::{Figures, Prices, Tally};
 use lifeboat_sim::trace::Trace;
 use lifeboat_sim::{bound, policies, zones};
+
+use windows::{Pool, Windows};
 
 const POLICIES: [&str; 13] = [
     "shortfall",
@@ -47,9 +51,6 @@ const TRACES: [(&str, u32, u32, &[&str]); 9] = [
 
 const RATIO: Prices = Prices::Ratio(300);
 
-/// How much less available a policy may be and still count as equally available.
-const TOLERANCE: f64 = 0.0005;
-
 const SEEDS: u64 = 5;
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line's output")]
@@ -62,15 +63,18 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let is_quick = arguments.iter().any(|argument| argument == "--quick");
+    let mut pool = Pool::default();
     for (name, target, scale, only) in TRACES {
         match load(&directory, name, only) {
-            Ok(trace) => one_trace(&trace.scaled(scale), target, is_quick, only),
+            Ok(trace) => one_trace(&trace.scaled(scale), (target, only), is_quick, &mut pool),
             Err(error) => {
                 eprintln!("{name}: {error}");
                 return ExitCode::FAILURE;
             }
         }
     }
+    pool.print();
+    source_b();
     ExitCode::SUCCESS
 }
 
@@ -83,7 +87,7 @@ fn load(directory: &Path, name: &str, only: &[&str]) -> Result<Trace, lifeboat_s
 }
 
 #[expect(clippy::print_stdout, reason = "a command line's output")]
-fn one_trace(trace: &Trace, target: u32, is_quick: bool, only: &[&str]) {
+fn one_trace(trace: &Trace, (target, only): (u32, &[&str]), is_quick: bool, pool: &mut Pool) {
     let all = trace.end().0 as f64 * f64::from(target);
     let bound = bound::cost(trace, target, RATIO);
     let program = if is_quick { bound } else { program::cost(trace, target, 0.3, Millis::from_secs(110)) };
@@ -106,7 +110,7 @@ fn one_trace(trace: &Trace, target: u32, is_quick: bool, only: &[&str]) {
             .collect();
         let mean = |value: fn(&Figures) -> f64| sum.iter().map(value).sum::<f64>() / sum.len() as f64;
         let worst = sum.iter().map(|row| row.worst_outage_s).fold(0.0, f64::max);
-        let (won, lost, unequal) = windows.against(name);
+        let windows::Count { won, lost, unequal, .. } = pool.add(name, windows.against(name));
         println!(
             "{name:24} {:>7.2} {:>7.4} {:>8.3} {:>8.4} {:>8.1} {:>7.0} {:>7.0} {:>6.0} {:>6.0}  {won} {lost} {unequal}",
             mean(|row| row.cost_vs_on_demand) * 100.0,
@@ -120,6 +124,9 @@ fn one_trace(trace: &Trace, target: u32, is_quick: bool, only: &[&str]) {
             mean(|row| row.on_demand_launches as f64),
         );
     }
+    for retry in windows::RETRIES {
+        pool.add(&windows::itself(retry), windows.against_itself(retry));
+    }
     program::sweep::print(trace, target);
     ecs_table(trace, target);
 }
@@ -127,51 +134,6 @@ fn one_trace(trace: &Trace, target: u32, is_quick: bool, only: &[&str]) {
 fn run(trace: &Trace, name: &str, target: u32, seed: u64) -> Tally {
     let named = policies::parse(name).expect("the names above are known");
     zones::run(trace, &zones::Config::new(target, Rules::new(named.policy), named.placement, seed)).0
-}
-
-/// The same days for every policy, each begun anew.
-struct Windows {
-    target: u32,
-    days: Vec<Trace>,
-    ours: Vec<(f64, f64)>,
-}
-
-impl Windows {
-    fn new(trace: &Trace, target: u32) -> Self {
-        let ticks = usize::try_from(86_400_000 / trace.gap.0).unwrap_or(1);
-        let days: Vec<Trace> = (0..trace.ticks() / ticks)
-            .filter_map(|day| trace.cut(day * ticks, (day + 1) * ticks).ok())
-            .collect();
-        let mut windows = Self { target, days, ours: Vec::new() };
-        windows.ours = windows.figures("shortfall");
-        windows
-    }
-
-    fn figures(&self, name: &str) -> Vec<(f64, f64)> {
-        self.days
-            .iter()
-            .map(|day| {
-                let tally = run(day, name, self.target, 1);
-                (tally.cost(RATIO), tally.whole.0 as f64 / tally.span.0 as f64)
-            })
-            .collect()
-    }
-
-    /// Days in which shortfall was at least as cheap as a policy that was as available; days in which it was not;
-    /// days in which the policy was less available.
-    fn against(&self, name: &str) -> (u32, u32, u32) {
-        let (mut won, mut lost, mut unequal) = (0, 0, 0);
-        for ((cost, ready), (our_cost, our_ready)) in self.figures(name).into_iter().zip(&self.ours) {
-            if ready + TOLERANCE < *our_ready {
-                unequal += 1;
-            } else if *our_cost <= cost {
-                won += 1;
-            } else {
-                lost += 1;
-            }
-        }
-        (won, lost, unequal)
-    }
 }
 
 #[expect(clippy::print_stdout, reason = "a command line's output")]
@@ -214,12 +176,6 @@ fn ecs_table(trace: &Trace, target: u32) {
                 total.add(&outcome.tally);
                 gaps.extend(outcome.gaps);
             }
-            gaps.sort_unstable();
-            let rank = |percent: usize| {
-                gaps.len()
-                    .checked_sub(1)
-                    .map_or(0.0, |last| gaps[(last * percent).div_ceil(100)].0 as f64 / 1000.0)
-            };
             let row = total.figures(name, 1, RATIO, 1.0);
             points.push((name, row.cost_vs_on_demand, row.ready_fraction));
             println!(
@@ -228,11 +184,44 @@ fn ecs_table(trace: &Trace, target: u32) {
                 row.ready_fraction * 100.0,
                 row.capacity_weighted * 100.0,
                 row.worst_outage_s,
-                rank(50),
-                rank(99)
+                rank(&mut gaps, 50),
+                rank(&mut gaps, 99)
             );
         }
         println!("shortfall is {} the frontier of SpotHedge and a fixed base", frontier(&points));
+    }
+}
+
+/// The value in seconds that `percent` of them do not exceed.
+fn rank(values: &mut [Millis], percent: usize) -> f64 {
+    values.sort_unstable();
+    values.len().checked_sub(1).map_or(0.0, |last| values[(last * percent).div_ceil(100)].0 as f64 / 1000.0)
+}
+
+/// Source B's three months: how long an interrupted task is missing, and how long until its replacement starts.
+#[expect(clippy::print_stdout, reason = "a command line's output")]
+fn source_b() {
+    let trace = Model::default().trace("source B", 1).expect("a good model");
+    println!(
+        "\n## source B's three months: policy, share announced, gap P50 and P99 s; where not announced, replacement placed after P50, P99 and at most s"
+    );
+    for name in ["shortfall", "switch"] {
+        for announced in [1000, 0] {
+            let named = policies::parse(name).expect("both names are known");
+            let mut config = ecs::Config::new(200, Rules::new(named.policy), 1);
+            config.announced = announced;
+            config.starts_on_spot = false;
+            let mut outcome = ecs::run(&trace, &config);
+            println!(
+                "{name:12} {announced:>4} {:>6} interruptions {:>6.1} {:>6.1}   {:>6.1} {:>6.1} {:>6.1}",
+                outcome.gaps.len(),
+                rank(&mut outcome.gaps, 50),
+                rank(&mut outcome.gaps, 99),
+                rank(&mut outcome.reactions, 50),
+                rank(&mut outcome.reactions, 99),
+                rank(&mut outcome.reactions, 100)
+            );
+        }
     }
 }
 

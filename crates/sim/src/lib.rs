@@ -7,6 +7,7 @@
 //! * [`trace`]: what each zone would have given, from JSON or CSV.
 //! * [`zones`]: the world in which the caller chooses zones.
 //! * [`ecs`]: the world in which AWS chooses, and controllers fail as they do.
+//! * [`maintain`]: what EC2 does with instances that it stops; for itself, in neither world.
 //! * [`swarm`]: worlds drawn from seeds, with faults.
 //! * [`scenario`], [`simulate`], [`model`]: what `lifeboat simulate` runs.
 //! * `lab` (feature `lab`): that world over AWS's wire protocols, on loopback.
@@ -19,6 +20,7 @@ pub mod ecs;
 pub mod html;
 #[cfg(feature = "lab")]
 pub mod lab;
+pub mod maintain;
 pub mod model;
 pub mod policies;
 pub mod record;

@@ -79,9 +79,17 @@ pub(crate) struct Bench {
 /// Runs a benchmark of the simulator, which has its own programs: `policies` or `sim`.
 ///
 /// # Errors
-/// When it fails.
+/// When it fails, or when `policies` is not told where the traces are.
 pub(crate) fn of_the_simulator(name: &str, args: &[&str]) -> anyhow::Result<ExitCode> {
-    run(cargo().args(["bench", "--package", "lifeboat-sim", "--bench", name, "--"]).args(args))?;
+    if name == "policies" && args.iter().all(|arg| arg.starts_with("--")) {
+        bail!("`cargo xtask bench policies` wants the directory with the recorded traces");
+    }
+    // Cargo starts the program in the directory of its crate, where a relative path leads nowhere.
+    let paths = args.iter().map(|arg| match std::path::absolute(arg) {
+        Ok(path) if !arg.starts_with("--") => path,
+        _ => PathBuf::from(arg),
+    });
+    run(cargo().args(["bench", "--locked", "--package", "lifeboat-sim", "--bench", name, "--"]).args(paths))?;
     Ok(ExitCode::SUCCESS)
 }
 

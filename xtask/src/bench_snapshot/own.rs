@@ -101,8 +101,8 @@ fn seconds(tools: &Tools, work: &Path, divisor: u64, say: &dyn Fn(&str)) -> anyh
     // One file in a hundred, and none of those that have just been made.
     let touch = "find . -type f -name '*00' | while read f; do echo new >> $f; done";
     let table = [
-        ("1 % of 20,000 files changed", small, touch),
-        ("1 MiB appended to 1 GiB", one, "head -c 1048576 /dev/urandom >> 000/0"),
+        ("1 % of many files of 16 KiB changed", small, touch),
+        ("1 MiB appended to a large file", one, "head -c 1048576 /dev/urandom >> 000/0"),
         ("nothing changed", small, "true"),
     ];
     let source = work.join("source");

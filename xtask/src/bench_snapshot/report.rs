@@ -140,7 +140,7 @@ pub(super) fn document(
          measurement of that one run.\n\n",
     );
     if divisor > 1 {
-        let _ = writeln!(text, "A short run, with a {divisor}th of the data.\n");
+        let _ = writeln!(text, "A short run: the data were divided by {divisor}.\n");
     }
     text += "| | |\n|---|---|\n";
     for (name, value) in &surroundings.lines {

@@ -44,7 +44,7 @@ const fn step(name: &'static str, what: &'static str, run: fn() -> anyhow::Resul
 }
 
 /// All steps in the order in which they run.
-pub(crate) const STEPS: [Step; 14] = [
+pub(crate) const STEPS: [Step; 15] = [
     step("tools", "what the other steps need is there", tools),
     step("fmt", "every file is formatted", fmt),
     step("tidy", "headers, lengths, links, and no traces of one machine", tidy_tree),
@@ -59,6 +59,7 @@ pub(crate) const STEPS: [Step; 14] = [
     step("s3-server", "the S3 server of the tests is installed", s3_server),
     step("aws-server", "the stand-in for AWS of the tests is installed", aws_server),
     step("test", "the tests, those of the real binary among them", test),
+    step("swarm", "the failover machine keeps its promises in 20,000 worlds with faults", swarm),
 ];
 
 /// rustup's minimal profile, as on a fresh machine, has neither of the two.
@@ -231,6 +232,13 @@ fn test() -> anyhow::Result<Done> {
         let args = ["test", "--workspace", "--locked", "--no-fail-fast"];
         run(for_tests(cargo().args(args).args(targets)))?;
     }
+    Ok(Done::Passed)
+}
+
+/// The test that runs 2,000 worlds in `test`, with ten times as many. `--workspace` shares what `test` has built.
+fn swarm() -> anyhow::Result<Done> {
+    let args = ["test", "--workspace", "--locked", "--test", "swarm", "every_promise_holds_in_every_world"];
+    run(for_tests(cargo().args(args)).env("LIFEBOAT_SWARM_WORLDS", "20000"))?;
     Ok(Done::Passed)
 }
 

@@ -35,6 +35,8 @@ pub struct Rules {
     pub hold: Millis,
     /// Probes are looked at this often. More than 66 s apart would never give ten samples in ten minutes.
     pub sample_every: Millis,
+    /// Whoever carries the split out names the tasks that it stops, as with EC2 instances; ECS chooses by itself.
+    pub names_stops: bool,
 }
 
 impl Rules {
@@ -48,6 +50,7 @@ impl Rules {
             degraded_max: Millis::from_secs(600),
             hold: Millis::from_secs(60),
             sample_every: Millis::from_secs(45),
+            names_stops: false,
         }
     }
 }
@@ -377,7 +380,7 @@ impl State {
             return current;
         }
         // ECS may keep those that start, or place those that are still missing, and stop ready ones instead.
-        let unready = current.saturating_sub(seen.on_demand.ready);
+        let unready = if rules.names_stops { 0 } else { current.saturating_sub(seen.on_demand.ready) };
         wanted.on_demand.max(needed + unready).min(current)
     }
 }

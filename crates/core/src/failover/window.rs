@@ -121,6 +121,23 @@ mod tests {
         assert_eq!(window.counts(at(300), SPAN, at(-1)).errors(), 1);
         assert_eq!(window.counts(at(301), SPAN, at(-1)).errors(), 0);
         assert!(!window.note(at(700), SPAN, interrupted(399, 2)));
+        assert!(window.note(at(700), SPAN, interrupted(700, 3)));
+        assert_eq!(window.facts().count(), 1, "what has left is not kept");
+    }
+
+    #[test]
+    fn each_kind_of_fact_is_counted_apart() {
+        let mut window = Window::default();
+        for (key, fact) in
+            [Fact::Ready, Fact::Refused, Fact::Ready, Fact::Interrupted, Fact::Ready, Fact::Refused]
+                .into_iter()
+                .enumerate()
+        {
+            assert!(window.note(at(1), SPAN, Entry { at: at(1), fact, key: key as u64 }));
+        }
+        let counts = window.counts(at(2), SPAN, at(0));
+        assert_eq!((counts.capacity_errors, counts.interruptions, counts.successes), (2, 1, 3));
+        assert_eq!(counts.errors(), 3);
     }
 
     #[test]

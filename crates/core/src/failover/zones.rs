@@ -1,19 +1,24 @@
 //! Where Spot tasks go, for callers that may choose the zone (EC2 groups, one per zone). ECS chooses by itself.
 //!
-//! The risk of losing a zone falls 10–120 times with its age in every recorded trace, so what a zone did is
-//! worth remembering.
+//! What a zone did is worth remembering: the risk of losing it falls 10–120 times with its age in every recorded
+//! trace. [`record`] estimates that risk.
+
+mod record;
 
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use self::record::Record;
 use crate::time::{Millis, Timestamp};
 
-/// Losses remembered per zone. Beyond this many in a day a zone is the worst choice in any case.
-const LOSSES_MAX: usize = 32;
+/// A request that is sent this long before a warned task dies is answered when its place is free again.
+/// Assumed: an answer takes ten seconds.
+const ASK_AHEAD: Millis = Millis::from_secs(10);
 
-/// Losses older than this no longer count against a zone.
-const LOSSES_KEPT: Millis = Millis::from_secs(24 * 3600);
+/// A dead zone that refused this often in a row is asked for everything that is missing: it hardly ever has any,
+/// and when it does, asking for a share only would cost another round.
+const REFUSALS_OF_THE_DEAD: u32 = 2;
 
 /// A request for some tasks in one zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +42,7 @@ pub enum Placement {
         /// How often missing tasks are asked for.
         retry: Millis,
     },
-    /// Zones that live, in order of their record; canaries into dead ones.
+    /// Zones that live, those with the least risk first; canaries into dead ones.
     Memory(Memory),
 }
 
@@ -68,10 +73,12 @@ impl Default for Memory {
 struct Zone {
     alive: u32,
     asked: u32,
-    live_since: Option<Timestamp>,
+    /// Accepted last, and was not lost since.
+    is_live: bool,
     retry_at: Timestamp,
+    /// In a row.
     refusals: u32,
-    losses: Vec<Timestamp>,
+    record: Record,
     set_aside: bool,
     is_full: bool,
 }
@@ -100,10 +107,11 @@ impl Zones {
     pub fn answered(&mut self, now: Timestamp, zone: usize, asked: u32, accepted: u32) {
         let placement = self.placement;
         let zone = &mut self.zones[zone];
+        zone.record.pass(now, zone.alive > 0);
         zone.asked -= asked;
         zone.alive += accepted;
         if accepted > 0 {
-            zone.live_since.get_or_insert(now);
+            zone.is_live = true;
             zone.refusals = 0;
             zone.set_aside = false;
         }
@@ -121,41 +129,40 @@ impl Zones {
         }
     }
 
-    /// A task in `zone` was warned or lost.
-    pub fn lost(&mut self, now: Timestamp, zone: usize) {
+    /// A task in `zone` was warned or lost; it is gone at `gone_at`, and until then the zone has nothing to give.
+    pub fn lost(&mut self, now: Timestamp, zone: usize, gone_at: Timestamp) {
         let placement = self.placement;
         let zone = &mut self.zones[zone];
+        zone.record.pass(now, true);
         zone.alive -= 1;
         match placement {
             Placement::Spread { .. } => {}
             Placement::Hedge { .. } => zone.set_aside = true,
             Placement::Memory(memory) => {
                 // Tasks lost together are one loss: it is the zone that failed, not its tasks one by one.
-                if zone.live_since.is_some() {
-                    zone.losses.retain(|at| now.since(*at) < LOSSES_KEPT);
-                    if zone.losses.len() >= LOSSES_MAX {
-                        zone.losses.remove(0);
-                    }
-                    zone.losses.push(now);
-                    zone.retry_at = now + memory.canary_first;
+                if zone.is_live {
+                    zone.record.lose();
+                    zone.retry_at = (now + memory.canary_first).max(gone_at.before(ASK_AHEAD));
                     zone.refusals = 0;
                 }
-                zone.live_since = None;
+                zone.is_live = false;
                 zone.is_full = false;
             }
         }
     }
 
     /// We stopped a task in `zone`.
-    pub fn stopped(&mut self, zone: usize) {
-        self.zones[zone].alive -= 1;
+    pub fn stopped(&mut self, now: Timestamp, zone: usize) {
+        let zone = &mut self.zones[zone];
+        zone.record.pass(now, true);
+        zone.alive -= 1;
     }
 
-    /// The zone to take a surplus task from: the one with the worst record.
+    /// The zone to take a surplus task from, of those in which one may be stopped: the one with the greatest risk.
     #[must_use]
-    pub fn surplus(&self, now: Timestamp) -> Option<usize> {
-        let held = (0..self.zones.len()).filter(|zone| self.zones[*zone].alive > 0);
-        held.max_by_key(|zone| self.zones[*zone].rank(now))
+    pub fn surplus(&self, now: Timestamp, may_stop: impl Fn(usize) -> bool) -> Option<usize> {
+        let held = (0..self.zones.len()).filter(|zone| self.zones[*zone].alive > 0 && may_stop(*zone));
+        held.max_by_key(|zone| self.zones[*zone].risk(now))
     }
 
     /// What to ask for now so that `need` more Spot tasks start, of `target` in all.
@@ -210,40 +217,50 @@ impl Zones {
         }
     }
 
-    /// Tasks into zones that accepted last and were not lost since: best record first, at most half of the
+    /// Tasks into zones that live: the least risk first, spread over those that are alike, at most half of the
     /// target in one of them while another lives.
     fn fill_live(&self, now: Timestamp, target: u32, left: &mut u32, wanted: &mut [u32]) {
-        let mut live: Vec<usize> =
-            (0..self.zones.len()).filter(|zone| self.zones[*zone].is_open(now)).collect();
-        live.sort_by_key(|zone| self.zones[*zone].rank(now));
+        let live: Vec<(u32, u64, usize)> = (0..self.zones.len())
+            .filter(|zone| self.zones[*zone].is_open(now))
+            .map(|zone| (zone, self.zones[zone].risk(now)))
+            // Within a factor of two, risks are alike: an estimate is no better than that.
+            .map(|(zone, risk)| (risk.max(1).ilog2(), risk, zone))
+            .collect();
         let half = if live.len() > 1 { target.div_ceil(2) } else { u32::MAX };
         for bound in [half, u32::MAX] {
-            for zone in &live {
-                let room = bound.saturating_sub(self.load(*zone, wanted)).min(*left);
-                wanted[*zone] += room;
-                *left -= room;
-            }
-        }
-    }
-
-    /// Asks dead zones whether they live again, and full ones whether they have more.
-    fn send_canaries(&self, now: Timestamp, left: &mut u32, wanted: &mut [u32]) {
-        let is_due = |zone: &usize| {
-            let zone = &self.zones[*zone];
-            (zone.live_since.is_none() || zone.is_full) && zone.asked == 0 && zone.retry_at <= now
-        };
-        let mut dead: Vec<usize> = (0..self.zones.len()).filter(is_due).collect();
-        dead.sort_by_key(|zone| self.zones[*zone].rank(now));
-        // Several at once, so that a zone that returns gives much in one round; never more than are missing.
-        while *left > 0 && !dead.is_empty() {
-            for zone in &dead {
-                if *left == 0 {
-                    return;
-                }
+            while *left > 0 {
+                let open = live.iter().filter(|(_, _, zone)| self.load(*zone, wanted) < bound);
+                let best = open.min_by_key(|(alike, risk, zone)| (*alike, self.load(*zone, wanted), *risk));
+                let Some((_, _, zone)) = best else { break };
                 wanted[*zone] += 1;
                 *left -= 1;
             }
         }
+    }
+
+    /// Asks dead zones whether they live again, and full ones whether they have more: all that are due at once, as
+    /// one that has something ends the search.
+    fn send_canaries(&self, now: Timestamp, left: &mut u32, wanted: &mut [u32]) {
+        let is_due = |zone: &usize| {
+            let zone = &self.zones[*zone];
+            (!zone.is_live || zone.is_full) && zone.asked == 0 && zone.retry_at <= now
+        };
+        let mut due: Vec<usize> = (0..self.zones.len()).filter(is_due).collect();
+        due.sort_by_key(|zone| self.zones[*zone].risk(now));
+        let count = u32::try_from(due.len()).unwrap_or(u32::MAX);
+        let missing = *left;
+        if missing == 0 || count == 0 {
+            return;
+        }
+        let share = (missing / count).max(1);
+        let mut odd = missing.saturating_sub(share * count);
+        for zone in due {
+            let more = odd.min(1);
+            odd -= more;
+            let is_dead = self.zones[zone].refusals >= REFUSALS_OF_THE_DEAD;
+            wanted[zone] += if is_dead { missing } else { share + more };
+        }
+        *left = 0;
     }
 
     fn load(&self, zone: usize, wanted: &[u32]) -> u32 {
@@ -254,22 +271,20 @@ impl Zones {
 impl Zone {
     /// Lives, and did not say that it is full.
     fn is_open(&self, now: Timestamp) -> bool {
-        self.live_since.is_some() && !self.is_full && self.retry_at <= now
+        self.is_live && !self.is_full && self.retry_at <= now
     }
 
-    /// Smaller is better: fewer losses within a day, then the longest-lived.
-    fn rank(&self, now: Timestamp) -> (usize, bool, Option<Timestamp>) {
-        let losses = self.losses.iter().filter(|at| now.since(**at) < LOSSES_KEPT).count();
-        (losses, self.live_since.is_none(), self.live_since)
+    fn risk(&self, now: Timestamp) -> u64 {
+        self.record.risk(now, self.alive > 0)
     }
 
     fn refuse(&mut self, now: Timestamp, memory: &Memory) {
-        if self.alive > 0 && self.live_since.is_some() {
+        if self.alive > 0 && self.is_live {
             self.is_full = true;
             self.retry_at = now + memory.full;
             return;
         }
-        self.live_since = None;
+        self.is_live = false;
         let wait = memory.canary_first.0.saturating_mul(1 << self.refusals.min(16));
         self.retry_at = now + Millis(wait.min(memory.canary_longest.0));
         self.refusals += 1;

@@ -94,6 +94,8 @@ struct Account {
     tally: Tally,
     /// Deaths of tasks that left less than the target and that no other task has made up for yet.
     open: Vec<Timestamp>,
+    /// Those of them for which no task was placed yet.
+    unanswered: Vec<Timestamp>,
     /// When tasks were taken away by AWS, or changed by an order that landed late.
     losses: Vec<Timestamp>,
     /// Lower targets that were in force until then.
@@ -109,6 +111,7 @@ impl Account {
             serving: (0, 0),
             tally: Tally::default(),
             open: Vec::new(),
+            unanswered: Vec::new(),
             losses: Vec::new(),
             targets: Vec::new(),
             deliver_at: None,
@@ -123,6 +126,9 @@ pub struct Outcome {
     pub tally: Tally,
     /// From each reclaim until another task made up for it, zero where the target stayed ready; sorted.
     pub gaps: Vec<Millis>,
+    /// From each reclaim that was not announced until the task that replaces it was placed, zero where the target
+    /// stayed ready; sorted. The gap is this and the start of that task.
+    pub reactions: Vec<Millis>,
     /// Promises that were broken.
     pub violations: Vec<Violation>,
     /// Turns and time line of the first service, where asked for.
@@ -149,6 +155,7 @@ struct World<'a> {
     rng: Rng,
     nature: Rng,
     gaps: Vec<Millis>,
+    reactions: Vec<Millis>,
     checks: Checks,
     record: Record,
     digest: u64,
@@ -190,6 +197,7 @@ impl<'a> World<'a> {
             rng: Rng::new(config.seed, 3),
             nature: Rng::new(config.seed, 4),
             gaps: Vec::new(),
+            reactions: Vec::new(),
             checks: Checks::new(&config),
             record: Record::default(),
             digest: 0,
@@ -279,6 +287,9 @@ impl<'a> World<'a> {
         let filled = account.open.len().saturating_sub(usize::try_from(missing).unwrap_or(usize::MAX));
         let now = self.now;
         self.gaps.extend(account.open.drain(..filled).map(|began| now.since(began)));
+        if account.open.is_empty() {
+            account.unanswered.clear();
+        }
     }
 
     fn ready(&mut self, service: usize, capacity: Capacity, key: u64) {
@@ -333,8 +344,14 @@ impl<'a> World<'a> {
         account.losses.push(self.now);
         if account.serving.0 + account.serving.1 < account.target {
             account.open.push(self.now);
+            if !task.is_warned {
+                account.unanswered.push(self.now);
+            }
         } else {
             self.gaps.push(Millis::ZERO);
+            if !task.is_warned {
+                self.reactions.push(Millis::ZERO);
+            }
         }
         self.tell(service, Capacity::Spot, Happening::Stopped { task: task.key, is_interruption: true });
         self.place_soon(service, Capacity::Spot);
@@ -406,6 +423,7 @@ impl<'a> World<'a> {
             let at = match placed {
                 Placed::Starts { key, ready_at } => {
                     self.mark(5, service as u64, key);
+                    self.answered(service);
                     if capacity == Capacity::OnDemand {
                         self.accounts[service].tally.on_demand_launches += 1;
                     }
@@ -429,6 +447,14 @@ impl<'a> World<'a> {
         }
         if missing == 0 && self.nature.chance(300) {
             self.tell(service, capacity, Happening::Steady);
+        }
+    }
+
+    /// A task was placed: it replaces the one that has been waiting longest.
+    fn answered(&mut self, service: usize) {
+        let account = &mut self.accounts[service];
+        if !account.unanswered.is_empty() {
+            self.reactions.push(self.now.since(account.unanswered.remove(0)));
         }
     }
 
@@ -560,9 +586,11 @@ impl<'a> World<'a> {
         }
         self.record.end(self.now);
         self.gaps.sort_unstable();
+        self.reactions.sort_unstable();
         Outcome {
             tally: total,
             gaps: self.gaps,
+            reactions: self.reactions,
             violations: self.checks.violations,
             record: self.record,
             digest: self.digest,

@@ -59,9 +59,15 @@ impl World<'_> {
 
     fn stop_surplus(&mut self, surplus: u32) {
         for _ in 0..surplus {
-            let Some(zone) = self.zones.surplus(self.now) else { return };
+            // A ready task goes only where the target stays ready without it, and without those that were warned.
+            let seen = self.fleet.seen(self.now, self.config.target);
+            if seen.spot.starting == 0 && seen.spot.ready + seen.on_demand.ready <= self.config.target {
+                return;
+            }
+            let may_stop = self.fleet.may_stop();
+            let Some(zone) = self.zones.surplus(self.now, |zone| may_stop[zone]) else { return };
             let Some(task) = self.fleet.stop(Some(zone)) else { return };
-            self.zones.stopped(zone);
+            self.zones.stopped(self.now, zone);
             self.tally.requests += 1;
             self.bill(&task);
         }

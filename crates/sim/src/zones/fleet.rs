@@ -101,6 +101,21 @@ impl Fleet {
         Some(task)
     }
 
+    /// The zones from which [`Fleet::stop`] may take a surplus Spot task: those whose task will be ready last, as an
+    /// earlier one may be what a warned task is replaced by; where none starts, all in which one is ready.
+    pub(super) fn may_stop(&self) -> Vec<bool> {
+        let staying = || self.tasks.iter().filter(|task| !task.is_warned);
+        let starting = || staying().filter(|task| task.zone.is_some() && !task.is_ready);
+        let last = starting().map(|task| task.ready_at).max();
+        let mut zones = vec![false; self.unharmed.len()];
+        for task in staying().filter(|task| last.is_none_or(|last| !task.is_ready && task.ready_at == last)) {
+            if let Some(zone) = task.zone {
+                zones[zone] = true;
+            }
+        }
+        zones
+    }
+
     /// Spot and On-Demand tasks that serve, warned or not.
     pub(super) fn serving(&self) -> (u32, u32) {
         self.tasks.iter().filter(|task| task.is_ready).fold((0, 0), |(spot, on_demand), task| {

@@ -54,7 +54,7 @@ impl Config {
     pub const fn new(target: u32, rules: Rules, placement: Placement, seed: u64) -> Self {
         Self {
             target,
-            rules,
+            rules: Rules { names_stops: true, ..rules },
             placement,
             spot_start: Millis::from_secs(110),
             on_demand_start: Millis::from_secs(120),
@@ -197,12 +197,14 @@ impl<'a> World<'a> {
         for zone in 0..self.trace.zones.len() {
             let capacity = self.trace.zones[zone].capacity[tick];
             while self.fleet.unharmed(zone) > capacity {
+                // Drawn in any case, so that all policies meet the same reclaims.
                 let is_announced =
-                    self.config.notice > Millis::ZERO && self.rng.chance(self.config.announced);
+                    self.rng.chance(self.config.announced) && self.config.notice > Millis::ZERO;
+                let is_announced = is_announced && self.config.rules.policy.heeds_notices();
                 let task = self.fleet.doom(zone, at, is_announced, &mut self.rng);
                 if is_announced {
                     self.note(Fact::Interrupted, task);
-                    self.zones.lost(self.now, zone);
+                    self.zones.lost(self.now, zone, at);
                     seen = true;
                 }
             }
@@ -218,7 +220,7 @@ impl<'a> World<'a> {
             self.tally.interruptions += 1;
             if let (Some(zone), false) = (dead.zone, dead.is_warned) {
                 self.note(Fact::Interrupted, dead.id);
-                self.zones.lost(self.now, zone);
+                self.zones.lost(self.now, zone, self.now);
             }
         }
         seen

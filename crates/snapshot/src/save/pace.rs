@@ -25,6 +25,10 @@ const OBJECT_TIME: Duration = Duration::from_secs(3);
 /// With a deadline closer than this, the first objects are small until the link is known.
 const SOON: Duration = Duration::from_secs(30);
 
+/// Nothing is tried any more when less time is left than the quickest object took, or than this if that is less: a
+/// store that was slow so far may have stumbled, and what is not tried is lost for certain.
+const LEAST_MAX: Duration = Duration::from_millis(500);
+
 /// Objects that were sent between two judgements.
 const WINDOW: u32 = 8;
 
@@ -132,7 +136,7 @@ impl Flow {
         self.charge(bytes);
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
         let parts = u32::try_from(bytes / OBJECT_BYTES_MIN).unwrap_or(u32::MAX).max(1);
-        self.least = Some(self.least.map_or(time / parts, |least| least.min(time / parts)));
+        self.least = Some(self.least.unwrap_or(LEAST_MAX).min(time / parts));
         // The time of several attempts is mostly pauses.
         if bytes >= OBJECT_BYTES_MIN && attempts == 1 {
             let rate = bytes.saturating_mul(1_000_000) / micros;
@@ -214,6 +218,16 @@ mod tests {
         assert_eq!(flow.target(Some(Duration::from_secs(20))), Some(1 << 20), "all the rest is still tried");
         assert_eq!(flow.target(Some(Duration::from_millis(60))), Some(1 << 20));
         assert_eq!(flow.target(Some(Duration::from_millis(40))), None, "no answer came that quickly");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_stumbled_once_is_still_tried() {
+        let mut flow = Flow::new(Pace::FULL);
+        flow.sent(6, Duration::from_secs(7), 3);
+        assert!(flow.target(Some(Duration::from_secs(4))).is_some(), "4 s are time for much");
+        flow.sent(600, Duration::from_secs(5), 1);
+        assert!(flow.target(Some(Duration::from_millis(600))).is_some());
+        assert_eq!(flow.target(Some(Duration::from_millis(400))), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -405,7 +405,9 @@ impl Shared {
                 }
                 self.learn(&object, &pieces);
                 let time = start.elapsed();
-                self.reserve.learn(time);
+                if attempts == 1 {
+                    self.reserve.learn(time);
+                }
                 let flow = Some((size, time, attempts));
                 (Sent { object: Some(object), flow, is_refused: false }, None)
             }

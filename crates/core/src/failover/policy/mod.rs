@@ -127,6 +127,21 @@ impl Policy {
         }
     }
 
+    /// Whether interruption notices are read at all. SpotHedge as published finds out when a replica is gone. What
+    /// runs on ECS is replaced at the notice by ECS itself, whatever the policy.
+    #[must_use]
+    pub const fn heeds_notices(&self) -> bool {
+        match self {
+            Self::SpotHedge(hedge) => hedge.heeds_notices,
+            Self::Shortfall(_)
+            | Self::Switch(_)
+            | Self::AllOnDemand
+            | Self::PureSpot
+            | Self::FixedBase { .. }
+            | Self::Fallback(_) => true,
+        }
+    }
+
     /// Whether the Spot service is ever told another count than the target. Where it is not, an autoscaler may
     /// own that count, and `shortfall` then keeps no spares.
     #[must_use]

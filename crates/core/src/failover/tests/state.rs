@@ -88,10 +88,18 @@ fn on_demand_is_given_up_step_by_step_and_only_for_ready_spot() {
     assert_eq!(step(4, (2, 8, 0), (1, 3)), 3);
     assert_eq!(step(4, (2, 8, 0), (2, 2)), 4);
     assert_eq!(step(4, (0, 10, 0), (4, 0)), 0);
+    // What starts in time to replace a warned task needs no On-Demand task either.
+    let covered = Seen { cover: 2, ..seen((2, 6, 2), (0, 4)) };
+    assert_eq!(look(SHORTFALL, on_demand(4), 100, &covered).2, 2);
     // A task that ECS has not placed yet counts as one that may be kept.
     let mut unplaced = seen((2, 8, 0), (0, 3));
     unplaced.desired.on_demand = 4;
     assert_eq!(look(SHORTFALL, on_demand(4), 100, &unplaced).2, 3);
+    // Whoever names the tasks that it stops keeps those that are needed.
+    let rules = Rules { names_stops: true, ..Rules::new(SHORTFALL) };
+    let mut named = on_demand(4);
+    named.advance(&rules, after(100), &seen((2, 8, 0), (2, 2)));
+    assert_eq!(named.split.on_demand, 2);
     // Somebody raised it beyond what is stored: the way down starts there.
     let mut raised = seen((4, 6, 0), (0, 6));
     raised.desired.on_demand = 6;
@@ -188,6 +196,47 @@ fn switch_gives_spot_up_at_half_and_keeps_a_probe() {
         look(switch(), state(OnDemand, 10, 10), 5, &seen((1, 9, 0), (8, 2))),
         (ShiftingToOnDemand, 10, 10)
     );
+}
+
+#[test]
+fn a_smaller_target_stops_spot_only_down_to_the_floor() {
+    let lowered = |ready| {
+        let seen = Seen { target: 6, ..seen((10 - ready, ready, 0), (0, 0)) };
+        look(switch(), state(Phase::Spot, 10, 0), 5, &seen).1
+    };
+    assert_eq!(lowered(6), 10, "ECS may stop four ready ones, and two of six are less than half");
+    assert_eq!(lowered(7), 6);
+}
+
+#[test]
+fn what_is_missing_while_on_demand_is_given_up_is_a_new_shift() {
+    let returning = state(Phase::ShiftingToSpot, 10, 0);
+    assert_eq!(look(SHORTFALL, returning, 5, &seen((0, 8, 2), (0, 0))), (Phase::ShiftingToOnDemand, 10, 2));
+}
+
+#[test]
+fn on_demand_counts_as_raised_when_it_is_raised_and_not_when_it_is_lowered() {
+    let rules = Rules::new(SHORTFALL);
+    let mut state = state(Phase::Spot, 10, 0);
+    state.advance(&rules, after(5), &seen((0, 8, 2), (0, 0)));
+    assert_eq!(state.raised_at, after(5));
+    state.advance(&rules, after(100), &seen((0, 10, 0), (0, 2)));
+    assert_eq!((state.split.on_demand, state.raised_at), (0, after(5)));
+}
+
+#[test]
+fn an_error_counts_against_one_sample_only() {
+    let rules = Rules::new(switch());
+    let mut state = state(Phase::OnDemand, 1, 10);
+    for (at, fact) in [(45, true), (90, false)] {
+        if fact {
+            let entry = Entry { at: after(at), fact: Fact::Interrupted, key: 1 };
+            assert!(state.window.note(after(at), rules.window, entry));
+        }
+        state.advance(&rules, after(at), &seen((0, 1, 0), (0, 10)));
+    }
+    let counts = state.samples.counts(after(90));
+    assert_eq!((counts.taken, counts.bad), (2, 1));
 }
 
 /// Samples every 45 s until `until` seconds; the probe is ready where `good` says so. Returns the phase.
@@ -320,6 +369,10 @@ fn it_wakes_when_a_phase_a_hold_or_a_sample_ends() {
     assert_eq!(wake(held.clone(), 25), Some(Millis::from_secs(60)));
     assert_eq!(wake(held.clone(), 60), Some(Millis::from_secs(105)));
     assert_eq!(held.wake_at(&Rules::new(SHORTFALL), after(60)), None);
+    let mut given_up = state(Phase::Spot, 10, 0);
+    given_up.raised_at = START;
+    assert_eq!(wake(given_up, 25), None, "there is nothing left to hold");
+    assert_eq!(wake(state(Phase::ShiftingToOnDemand, 10, 10), 600), None, "that moment is this look");
 }
 
 #[test]

@@ -213,11 +213,7 @@ fn batched(input: &Value, mut each: impl FnMut(&Entry) -> Result<Value, Fault>) 
             })),
         }
     }
-    let mut value = json!({ "Successful": done });
-    if !failed.is_empty() {
-        value["Failed"] = json!(failed);
-    }
-    Ok(value)
+    Ok(json!({ "Successful": done, "Failed": failed }))
 }
 
 fn delete(lab: &mut Lab, input: &Value) -> Result<Value, Fault> {
