@@ -66,6 +66,9 @@ pub(crate) enum Command {
     Doctor(WorkloadArgs),
     /// Compare failover policies on a recorded trace or a scenario file.
     Simulate(Box<lifeboat_sim::cli::SimulateArgs>),
+    /// Print what surrounds a controller, from its configuration.
+    #[command(subcommand)]
+    Render(crate::commands::render::RenderCommand),
     /// Work with the configuration file.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -222,7 +225,10 @@ pub(crate) struct PruneArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct DemoArgs {
+    #[command(subcommand)]
+    pub(crate) what: Option<DemoCommand>,
     /// Index the text files in this directory instead of those found on the machine.
     #[arg(long, value_name = "DIR")]
     pub(crate) input: Option<PathBuf>,
@@ -238,6 +244,12 @@ pub(crate) struct DemoArgs {
     /// Keep the temporary folder and print where it is.
     #[arg(long)]
     pub(crate) keep: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DemoCommand {
+    /// A simulated fleet and a real controller: Spot fails over to On-Demand and back.
+    Fleet(crate::demo::fleet::FleetDemoArgs),
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@
 //! The result is compared with that of a run that nobody interrupted, and a ledger outside both machines tells
 //! whether any file was processed twice.
 
+pub(crate) mod fleet;
 mod inputs;
 
 use std::collections::BTreeMap;

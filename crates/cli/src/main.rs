@@ -7,6 +7,7 @@ mod index_worker;
 mod log;
 mod output;
 mod progress;
+mod render;
 mod wiring;
 
 use std::process::ExitCode;
@@ -87,7 +88,11 @@ async fn dispatch(cli: Cli, ring: lifeboat_agent::LogRing) -> anyhow::Result<u8>
         }
         Command::Config(ConfigCommand::Check { file }) => commands::config::check(&file, json),
         Command::Policy { file } => commands::policy::print(&file),
-        Command::Demo(args) => demo::demo(&args, json).await,
+        Command::Render(command) => commands::render::render(&command),
+        Command::Demo(args) => match &args.what {
+            Some(args::DemoCommand::Fleet(args)) => demo::fleet::demo(args, json).await,
+            None => demo::demo(&args, json).await,
+        },
         Command::Lab(args) => commands::lab::serve(*args, json).await,
         Command::MockImds(args) => commands::mock::serve(*args).await,
         Command::Completions { shell } => {

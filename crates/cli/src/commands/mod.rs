@@ -7,6 +7,7 @@ pub(crate) mod fleet;
 pub(crate) mod lab;
 pub(crate) mod mock;
 pub(crate) mod policy;
+pub(crate) mod render;
 pub(crate) mod restore;
 pub(crate) mod run;
 pub(crate) mod store;
