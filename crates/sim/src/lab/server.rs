@@ -247,14 +247,20 @@ async fn answer(shared: &Shared, request: &protocol::Request, host: &str) -> Res
             return response;
         }
     }
+    let mut wait_until = None;
     loop {
         // Asked for before the look, so that nothing arrives in between unseen.
         let arrived = shared.arrived.notified();
         tokio::pin!(arrived);
         arrived.as_mut().enable();
-        let until = match shared.with(|lab| attempt(lab, request, &operation, host)) {
-            Step::Done(answer) => return response(answer),
-            Step::Wait(until) => until,
+        // A look that found nothing changes nothing: it must wake nobody, or those who wait keep each other awake.
+        let step = attempt(&mut shared.lab(), request, &operation, host);
+        let until = match step {
+            Step::Done(answer) => {
+                shared.with(|_| {});
+                return response(answer);
+            }
+            Step::Wait(until) => *wait_until.get_or_insert(until),
         };
         let left = u64::try_from(until.saturating_sub(wall_now())).unwrap_or(0);
         tokio::select! {
