@@ -436,5 +436,5 @@ fn the_result_of_a_run_is_one_line_of_json_for_programs() {
     assert!(end["message"].is_string());
     let stages: Vec<_> =
         end["summary"]["stages"].as_array().expect("a list").iter().map(|s| &s["stage"]).collect();
-    assert_eq!(stages.len(), 7, "{stages:?}");
+    assert_eq!(stages.len(), 8, "{stages:?}");
 }
