@@ -1,3 +1,5 @@
+//! What is rendered, held against sample events, the published metrics and the calls that are made.
+
 use serde_json::{Value, json};
 
 use super::*;
