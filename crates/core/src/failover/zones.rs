@@ -1,7 +1,7 @@
 //! Where Spot tasks go, for callers that may choose the zone (EC2 groups, one per zone). ECS chooses by itself.
 //!
 //! What a zone did is worth remembering: the risk of losing it falls 10–120 times with its age in every recorded
-//! trace. [`record`] estimates that risk.
+//! trace. `record` estimates that risk.
 
 mod record;
 
