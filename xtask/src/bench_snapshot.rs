@@ -164,7 +164,7 @@ pub(crate) fn run_all(args: &[&str]) -> anyhow::Result<ExitCode> {
         lifeboat,
         example,
         server: crate::ci::s3s_fs()?,
-        patience: Duration::from_secs(if asked.divisor == 1 { 120 } else { 40 }),
+        patience: Duration::from_secs(if asked.divisor == 1 { 60 } else { 40 }),
     };
     tools.configure()?;
     let mut surroundings = Surroundings::look(&tools, &scratch.0)?;
