@@ -52,7 +52,7 @@ enum Next {
     /// Nothing but to look at the workload.
     Look,
     /// The run is over.
-    End(RunEnd),
+    End(Box<RunEnd>),
 }
 
 impl Run<'_> {
@@ -71,7 +71,7 @@ impl Run<'_> {
             let input = match self.next(&mut on).await {
                 Next::Feed(input) => Some(input),
                 Next::Look => None,
-                Next::End(end) => return Ok(end),
+                Next::End(end) => return Ok(*end),
             };
             self.notice_a_jump_of_the_clock(&mut on);
             if let Some(summary) = input.and_then(|input| on.evacuator.feed(input)) {
@@ -143,7 +143,7 @@ impl Run<'_> {
                     on.evacuator.kill_workload();
                     give_up(&on.claim, "ended by a second interrupt").await;
                     let message = "ended by a second interrupt; the files are where they were";
-                    return Next::End(RunEnd::new(exit_code::SIGNAL_BASE + 2, message));
+                    return Next::End(Box::new(RunEnd::new(exit_code::SIGNAL_BASE + 2, message)));
                 }
                 pass_on(&on.evacuator, OsSignal::INT);
                 Next::Look
