@@ -4,7 +4,7 @@
 //!
 //! * [`config`], [`setup`]: from TOML and flags to what a run needs.
 //! * [`mod@run`]: the life of `lifeboat run`, step by step; `before`: what precedes the work; `begin`: what the
-//!   work directory needs; `resume`: taking over from a dead agent; [`standalone`]: `lifeboat evacuate`.
+//!   work directory needs; `protect`: while the workload runs; `resume`: taking over from a dead agent; [`standalone`]: `lifeboat evacuate`.
 //! * `intake`, [`watch`]: what reaches the agent; `evacuator`: the driver of core's machine; `hands`: one
 //!   function a stage.
 //! * `app`: the interface for the application: tasks, partial results, messages.
@@ -35,6 +35,7 @@ mod lifecycle;
 pub mod ports;
 mod precopy;
 pub mod process;
+mod protect;
 pub mod record;
 mod renewal;
 mod resume;

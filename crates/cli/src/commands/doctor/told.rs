@@ -106,11 +106,12 @@ impl All {
         self.instances.extend(reservations.into_iter().flat_map(|one| one.instances));
         for version in document.launch_template_versions.unwrap_or_default() {
             let name = version.launch_template_name.or(version.launch_template_id).unwrap_or_default();
-            let name =
-                version.version_number.map_or(name.clone(), |number| format!("{name} version {number}"));
+            let name = version
+                .version_number
+                .map_or_else(|| name.clone(), |number| format!("{name} version {number}"));
             self.templates.push((name, version.launch_template_data));
         }
-        let bare = document.launch_template_data.or(document.bare.into_template());
+        let bare = document.launch_template_data.or_else(|| document.bare.into_template());
         self.templates.extend(bare.map(|data| (file.to_owned(), data)));
         self.requests.extend(all(document.spot_instance_requests));
         self.fleets.extend(document.fleets.unwrap_or_default());
@@ -135,7 +136,7 @@ impl All {
         let groups = document.target_groups.unwrap_or_default();
         self.target_groups.extend(groups.into_iter().map(|one| one.target_group_arn));
         self.delays.extend(document.attributes.map(|attributes| (file.to_owned(), delay(&attributes))));
-        self.tasks.extend(document.task_definition.or(document.bare_task.into_task()));
+        self.tasks.extend(document.task_definition.or_else(|| document.bare_task.into_task()));
         if let Some(services) = document.services {
             let services = services.into_iter().map(|one| (one.desired_count, one.task_definition));
             self.services.get_or_insert_default().extend(services);
@@ -152,7 +153,8 @@ impl All {
                 Some(machine) => fill(machine, request),
                 None if request.is_over() => {}
                 None => {
-                    let name = request.instance_id.clone().or(request.spot_instance_request_id.clone());
+                    let name =
+                        request.instance_id.clone().or_else(|| request.spot_instance_request_id.clone());
                     let mut machine = Machine { name: name.unwrap_or_default(), ..Machine::default() };
                     fill(&mut machine, request);
                     machines.push(machine);
@@ -179,7 +181,8 @@ impl All {
         let group = self.groups.iter().find(|group| group.has(&from.instance_id));
         let group = group.map(|group| group.auto_scaling_group_name.clone());
         let group = group.or_else(|| tag(&from.tags, "aws:autoscaling:groupName"));
-        let fleet = tag(&from.tags, "aws:ec2:fleet-id").or(tag(&from.tags, "aws:ec2spot:fleet-request-id"));
+        let fleet =
+            tag(&from.tags, "aws:ec2:fleet-id").or_else(|| tag(&from.tags, "aws:ec2spot:fleet-request-id"));
         let root = match from.root_device_type.as_deref() {
             Some("instance-store") => Some(Root::InstanceStore),
             Some("ebs") => Some(self.ebs_root(from)),
