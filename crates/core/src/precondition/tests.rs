@@ -1,3 +1,5 @@
+//! Every rule by table: facts in order, one thing changed, one finding.
+
 use super::*;
 use crate::time::Millis;
 

@@ -1,3 +1,5 @@
+//! Files as `aws` prints them, and what is judged of them.
+
 use lifeboat_core::precondition::{Check, Finding, Verdict, judge};
 use serde_json::{Value, json};
 
