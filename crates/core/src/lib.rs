@@ -7,6 +7,7 @@
 //!   two clocks.
 //! * [`notice`]: what was announced. [`evacuation`]: the agent's machine.
 //! * [`conclusion`]: what becomes of work whose process ended.
+//! * [`precondition`]: what must be so before an interruption comes.
 //! * [`failover`]: how a fleet moves between Spot and On-Demand.
 
 #![cfg_attr(not(test), no_std)]
@@ -20,5 +21,6 @@ pub mod conclusion;
 pub mod evacuation;
 pub mod failover;
 pub mod notice;
+pub mod precondition;
 pub mod span;
 pub mod time;
