@@ -64,8 +64,8 @@ pub(crate) enum Command {
     Verify(PointArgs),
     /// Delete old recovery points and what only they need.
     Prune(PruneArgs),
-    /// Check this machine, and say what is wrong and how to mend it.
-    Doctor(WorkloadArgs),
+    /// Check this machine, and say what is wrong and how to mend it; with --from, check how a fleet is set up.
+    Doctor(DoctorArgs),
     /// Compare failover policies on a recorded trace or a scenario file.
     Simulate(Box<lifeboat_sim::cli::SimulateArgs>),
     /// Print what surrounds a controller, from its configuration.
@@ -134,6 +134,18 @@ pub(crate) struct WorkloadArgs {
     pub(crate) grace: Option<Span>,
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) workload: WorkloadArgs,
+    /// Judge what these files tell, and look at nothing else: JSON as `aws` prints it (ec2 describe-instances,
+    /// describe-launch-template-versions, describe-spot-instance-requests, …; autoscaling
+    /// describe-auto-scaling-groups; ecs describe-task-definition; elbv2 describe-target-group-attributes;
+    /// service-quotas get-service-quota), a launch template's data, or a task definition.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) from: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

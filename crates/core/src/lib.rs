@@ -6,6 +6,7 @@
 //! * [`time`], [`backoff`], [`clock`]: instants, waits, the difference between two clocks.
 //! * [`notice`]: what was announced. [`evacuation`]: the agent's machine.
 //! * [`conclusion`]: what becomes of work whose process ended.
+//! * [`precondition`]: what must be so before an interruption comes.
 //! * [`failover`]: how a fleet moves between Spot and On-Demand.
 
 #![cfg_attr(not(test), no_std)]
@@ -19,4 +20,5 @@ pub mod conclusion;
 pub mod evacuation;
 pub mod failover;
 pub mod notice;
+pub mod precondition;
 pub mod time;

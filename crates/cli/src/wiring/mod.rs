@@ -8,21 +8,32 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use lifeboat_agent::Ports;
+use lifeboat_agent::cloud::Cloud;
 use lifeboat_agent::config::Settings;
 use lifeboat_agent::ports::{Herald, Lifecycle, Queues, StateTable};
 use lifeboat_aws::{Aws, Options};
 
 use aws::{Hook, SqsQueues, Table};
 
-/// Everything that the configuration names.
-pub(crate) fn ports(settings: &Settings) -> anyhow::Result<Ports> {
-    let cloud = &settings.cloud;
-    let aws = Aws::new(Options {
+/// AWS, as the configuration finds it.
+pub(crate) fn aws(cloud: &Cloud) -> Aws {
+    Aws::new(Options {
         region: cloud.aws.region.clone(),
         profile: cloud.aws.profile.clone(),
         endpoint: cloud.aws.endpoint.clone(),
         ..Options::default()
-    });
+    })
+}
+
+/// Whether the environment variable of a webhook holds an address; nothing is sent.
+pub(crate) fn check_webhook(variable: &str) -> Result<(), String> {
+    heralds::webhook(variable).map(drop)
+}
+
+/// Everything that the configuration names.
+pub(crate) fn ports(settings: &Settings) -> anyhow::Result<Ports> {
+    let cloud = &settings.cloud;
+    let aws = aws(cloud);
     let queues: Arc<dyn Queues> = Arc::new(SqsQueues(aws.sqs()));
     let table = match &settings.state {
         Some(url) => {
