@@ -73,8 +73,8 @@ impl Run<'_> {
         let mut plan = self.site.settings.plan;
         plan.has_workload = !matches!(target, Target::None);
         let parts = (self.file.clone(), record);
-        let holding = Holding::held(claim.clone());
-        let evacuator = Evacuator::new(self.site.clone(), holding, self.clock, parts, target, plan);
+        let holding = Holding::held(Arc::clone(&claim));
+        let evacuator = Evacuator::new(Arc::clone(&self.site), holding, self.clock, parts, target, plan);
         evacuator.keep_record();
         tracing::info!(what, work_dir = %self.site.work_dir.display(), "protecting");
         systemd::tell(&format!("READY=1\nSTATUS=Protecting {what}"));
