@@ -94,29 +94,29 @@ fn is_anything_left(setup: &Setup) -> bool {
 pub(crate) async fn status(args: &WorkloadArgs, watch: bool, json: bool) -> anyhow::Result<u8> {
     let setup = setup(args)?;
     loop {
-        print_status(&setup, json).await?;
+        let status = ask(&setup.dirs.socket, "GET", "/v1/status", STATUS_WAIT).await?;
         if !watch {
+            output::either(json, &status, || status_table(&status))?;
+            return Ok(0);
+        }
+        if !output::again(json, &status, || status_table(&status))? {
             return Ok(0);
         }
         tokio::time::sleep(super::fleet::WATCH).await;
     }
 }
 
-async fn print_status(setup: &Setup, json: bool) -> anyhow::Result<()> {
-    let status = ask(&setup.dirs.socket, "GET", "/v1/status", STATUS_WAIT).await?;
-    output::either(json, &status, || {
-        let rows: Vec<Vec<String>> = status
-            .as_object()
-            .into_iter()
-            .flatten()
-            .flat_map(|(key, value)| match value.as_object() {
-                Some(parts) => parts.iter().map(|(part, value)| row(part, value)).collect(),
-                None => vec![row(key, value)],
-            })
-            .collect();
-        output::table(&rows)
-    })?;
-    Ok(())
+fn status_table(status: &serde_json::Value) -> String {
+    let rows: Vec<Vec<String>> = status
+        .as_object()
+        .into_iter()
+        .flatten()
+        .flat_map(|(key, value)| match value.as_object() {
+            Some(parts) => parts.iter().map(|(part, value)| row(part, value)).collect(),
+            None => vec![row(key, value)],
+        })
+        .collect();
+    output::table(&rows)
 }
 
 fn row(key: &str, value: &serde_json::Value) -> Vec<String> {
