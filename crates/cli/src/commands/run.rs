@@ -1,14 +1,14 @@
-//! `lifeboat run`, `evacuate`, `status`.
+//! `lifeboat run`, `agent`, `evacuate`, `status`.
 
 use std::time::Duration;
 
 use lifeboat_agent::control::ask;
 use lifeboat_agent::record::RecordFile;
-use lifeboat_agent::{RunError, Setup, Ui};
+use lifeboat_agent::{RunEnd, RunError, Setup, Ui};
 use lifeboat_core::conclusion::exit_code;
 use lifeboat_core::evacuation::{Progress, Verdict};
 
-use crate::args::{EvacuateArgs, RunArgs, WorkloadArgs};
+use crate::args::{AgentArgs, EvacuateArgs, RunArgs, WorkloadArgs};
 use crate::output;
 
 /// A status is answered between two of the agent's turns.
@@ -34,9 +34,21 @@ pub(crate) async fn run(args: &RunArgs, ui: Ui, say: Say) -> anyhow::Result<u8> 
     );
     let ui = Ui { ports: crate::wiring::ports(&setup.settings)?, ..ui };
     let end = lifeboat_agent::run(&setup, &args.command, ui).await?;
+    tell(&end, say)
+}
+
+pub(crate) async fn agent(args: &AgentArgs, ui: Ui, say: Say) -> anyhow::Result<u8> {
+    let setup = Setup::new(&args.config()?, None, |name| std::env::var_os(name))?;
+    let ui = Ui { ports: crate::wiring::ports(&setup.settings)?, ..ui };
+    let end = lifeboat_agent::agent(&setup, ui).await?;
+    tell(&end, say)
+}
+
+/// Says how it ended; returns the exit code.
+fn tell(end: &RunEnd, say: Say) -> anyhow::Result<u8> {
     // Standard output belongs to the command.
     if say.json {
-        output::note(&serde_json::to_string(&end)?);
+        output::note(&serde_json::to_string(end)?);
     } else if !say.is_quiet || end.code == exit_code::INCOMPLETE {
         if let Some(summary) = &end.summary {
             output::note(summary.table().trim_end());
