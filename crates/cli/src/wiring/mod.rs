@@ -8,21 +8,32 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use lifeboat_agent::Ports;
+use lifeboat_agent::cloud::Cloud;
 use lifeboat_agent::config::Settings;
-use lifeboat_agent::ports::{Herald, Lifecycle, Queues, StateTable};
+use lifeboat_agent::ports::{Balancer, Herald, Lifecycle, MakeBalancers, Queues, StateTable};
 use lifeboat_aws::{Aws, Options};
 
-use aws::{Hook, SqsQueues, Table};
+use aws::{Hook, SqsQueues, Table, TargetGroup};
 
-/// Everything that the configuration names.
-pub(crate) fn ports(settings: &Settings) -> anyhow::Result<Ports> {
-    let cloud = &settings.cloud;
-    let aws = Aws::new(Options {
+/// AWS, as the configuration finds it.
+pub(crate) fn aws(cloud: &Cloud) -> Aws {
+    Aws::new(Options {
         region: cloud.aws.region.clone(),
         profile: cloud.aws.profile.clone(),
         endpoint: cloud.aws.endpoint.clone(),
         ..Options::default()
-    });
+    })
+}
+
+/// Whether the environment variable of a webhook holds an address; nothing is sent.
+pub(crate) fn check_webhook(variable: &str) -> Result<(), String> {
+    heralds::webhook(variable).map(drop)
+}
+
+/// Everything that the configuration names.
+pub(crate) fn ports(settings: &Settings) -> anyhow::Result<Ports> {
+    let cloud = &settings.cloud;
+    let aws = aws(cloud);
     let queues: Arc<dyn Queues> = Arc::new(SqsQueues(aws.sqs()));
     let table = match &settings.state {
         Some(url) => {
@@ -39,6 +50,16 @@ pub(crate) fn ports(settings: &Settings) -> anyhow::Result<Ports> {
     let lifecycle = scaling.hook.clone().map(|hook| -> Arc<dyn Lifecycle> {
         Arc::new(Hook::new(aws.autoscaling(), scaling.group.clone(), hook, scaling.token.clone()))
     });
+    let groups = cloud.load_balancer.target_groups.clone();
+    let elb = aws.clone();
+    let balancers = (!groups.is_empty()).then(|| -> MakeBalancers {
+        Arc::new(move |target| {
+            let group = |arn: &String| -> Arc<dyn Balancer> {
+                Arc::new(TargetGroup::new(elb.elb(), arn.clone(), target.to_owned()))
+            };
+            groups.iter().map(group).collect()
+        })
+    });
     let heralds: Vec<Arc<dyn Herald>> = heralds::all(cloud, &aws)?;
-    Ok(Ports { queues: vec![queues], table, lifecycle, heralds })
+    Ok(Ports { queues: vec![queues], table, lifecycle, balancers, heralds })
 }
