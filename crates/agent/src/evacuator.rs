@@ -226,6 +226,7 @@ impl Evacuator {
             _ => self.announce(now),
         }
         self.wake_at = wake_at;
+        self.site.meter.turned(&reason);
         tracing::info!(%reason, "evacuation");
         let mut summary = None;
         for effect in effects {
@@ -247,6 +248,7 @@ impl Evacuator {
         if let Some(summary) = &summary {
             self.heartbeats = None;
             self.keep_summary(summary);
+            self.site.meter.ended(summary);
             self.site.heralds.tell(&News::Ended(Box::new(summary.clone())));
         }
         summary

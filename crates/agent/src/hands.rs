@@ -29,6 +29,7 @@ use crate::dirs::{Outlive, write_atomically};
 use crate::heralds::Heralds;
 use crate::holding::{Holding, SharedClaim};
 use crate::hooks::{Hooks, Occasion, Outcome};
+use crate::metrics::Meter;
 use crate::ports::{Lifecycle, SavedState};
 use crate::ring::LogRing;
 use crate::summary::Snapshot;
@@ -80,6 +81,8 @@ pub struct Site {
     pub(crate) lifecycle: Option<Arc<dyn Lifecycle>>,
     /// Who is told of it.
     pub(crate) heralds: Heralds,
+    /// What is counted.
+    pub(crate) meter: Arc<Meter>,
     /// The agent's own last log lines.
     pub ring: LogRing,
     /// For progress bars.
@@ -200,6 +203,7 @@ async fn save_and_commit(site: &Site, claim: &SharedClaim, deadline: Deadline) -
         Ok(saved) => saved,
         Err(error) => return nothing_stored(site, &error),
     };
+    site.meter.saved(saved.stored_bytes);
     let manifest = saved.manifest.clone();
     let committed = in_time(&deadline, || async { claim.lock().await.commit(manifest.clone()).await }).await;
     match committed {

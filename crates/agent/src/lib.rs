@@ -11,7 +11,7 @@
 //! * [`process`]: the workload's processes; `apart`: those that are none of it; [`hooks`]: the commands around a
 //!   snapshot; `holding`: the claim as the stages see it; `renewal`: its heartbeat.
 //! * [`ports`]: queues, tables and more of a cloud, as this crate asks for them; [`cloud`]: their configuration;
-//!   `lifecycle`, `heralds`: who waits for an evacuation, and who is told of it.
+//!   `lifecycle`, `heralds`: who waits for an evacuation, and who is told of it; `metrics`: what Prometheus reads.
 //! * [`dirs`], [`record`]: what is kept on this machine; [`control`]: the socket; [`summary`]: the result.
 //!
 //! The bytes move in `lifeboat-snapshot`; the metadata service is asked in `lifeboat-imds`.
@@ -32,6 +32,7 @@ mod holding;
 pub mod hooks;
 mod intake;
 mod lifecycle;
+mod metrics;
 pub mod ports;
 mod precopy;
 pub mod process;

@@ -30,6 +30,7 @@ use crate::evacuator::{Evacuator, Target};
 use crate::hands::{MakeProgress, Site, chain};
 use crate::holding::{Holding, SharedClaim, descends};
 use crate::intake::{Event, Intake};
+use crate::metrics::Served;
 use crate::ports::Ports;
 use crate::process::{Mark, Workload};
 use crate::record::{Record, RecordFile};
@@ -97,6 +98,10 @@ pub async fn run(setup: &Setup, command: &[OsString], ui: Ui) -> Result<RunEnd, 
         .map_err(|source| RunError::System { what: "cannot catch signals", source })?;
     let instance = instance_name(setup).await;
     let site = Arc::new(setup.site(instance, ui)?);
+    let _served = match setup.settings.cloud.metrics.prometheus {
+        Some(address) => Served::start(address, Arc::clone(&site.meter)).await,
+        None => None,
+    };
     let file = RecordFile::new(&setup.dirs.agent);
     let record = file.load();
     let clock = LocalClock::start();

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use lifeboat_core::conclusion::exit_code;
 use lifeboat_core::time::Millis;
@@ -21,6 +22,7 @@ use crate::dirs::{Dirs, DirsError, Outlive, state_dir, write_atomically};
 use crate::hands::Site;
 use crate::heralds::Heralds;
 use crate::hooks::Hooks;
+use crate::metrics::Meter;
 use crate::process::StartError;
 use crate::record::agent_id;
 use crate::run::Ui;
@@ -233,7 +235,9 @@ impl Setup {
     /// [`RunError::Store`] when the store cannot be opened.
     pub fn site(&self, instance: String, ui: Ui) -> Result<Site, RunError> {
         let Ui { ring, progress, ports } = ui;
-        let (lifecycle, heralds) = (ports.lifecycle.clone(), Heralds::new(ports.heralds.clone()));
+        let meter = Arc::new(Meter::new(&self.name));
+        let heralds = Heralds::new(ports.heralds.clone(), Arc::clone(&meter));
+        let lifecycle = ports.lifecycle.clone();
         let store = lifeboat_snapshot::open(&self.store)?;
         let signal_file =
             self.settings.signal_file.clone().unwrap_or_else(|| self.dirs.agent.join("shutdown.signal"));
@@ -275,6 +279,7 @@ impl Setup {
             hooks,
             lifecycle,
             heralds,
+            meter,
             settings: self.settings.clone(),
             workload,
             work_dir: self.work_dir.clone(),
