@@ -26,6 +26,7 @@ use crate::app::App;
 use crate::clock::rfc3339;
 use crate::config::Settings;
 use crate::dirs::{Outlive, write_atomically};
+use crate::foreign::Foreign;
 use crate::heralds::Heralds;
 use crate::holding::{Holding, SharedClaim};
 use crate::hooks::{Hooks, Occasion, Outcome};
@@ -83,6 +84,10 @@ pub struct Site {
     pub(crate) heralds: Heralds,
     /// What is counted.
     pub(crate) meter: Arc<Meter>,
+    /// What runs here and was started by somebody else.
+    pub(crate) foreign: Option<Arc<Foreign>>,
+    /// The ECS task that this runs in.
+    pub(crate) task: Option<lifeboat_imds::task::Task>,
     /// The agent's own last log lines.
     pub ring: LogRing,
     /// For progress bars.

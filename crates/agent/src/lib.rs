@@ -8,14 +8,17 @@
 //! * `intake`, [`watch`]: what reaches the agent; `evacuator`: the driver of core's machine; `hands`: one
 //!   function a stage.
 //! * `app`: the interface for the application: tasks, partial results, messages.
-//! * [`process`]: the workload's processes; `apart`: those that are none of it; [`hooks`]: the commands around a
+//! * [`agent`]: the life of `lifeboat agent`; `foreign`, `systemd`, `pid_file`: what it protects and did not start.
+//! * [`process`]: the workload's processes; `apart`, `errand`: those that are none of it; [`hooks`]: the commands around a
 //!   snapshot; `holding`: the claim as the stages see it; `renewal`: its heartbeat.
 //! * [`ports`]: queues, tables and more of a cloud, as this crate asks for them; [`cloud`]: their configuration;
-//!   `lifecycle`, `heralds`: who waits for an evacuation, and who is told of it; `metrics`: what Prometheus reads.
+//!   `whereabouts`: instance, task or pod; `lifecycle`, `heralds`: who waits for an evacuation, and who is told of it;
+//!   `metrics`: what Prometheus reads.
 //! * [`dirs`], [`record`]: what is kept on this machine; [`control`]: the socket; [`summary`]: the result.
 //!
 //! The bytes move in `lifeboat-snapshot`; the metadata service is asked in `lifeboat-imds`.
 
+mod agent;
 mod apart;
 mod app;
 mod before;
@@ -25,7 +28,9 @@ pub mod cloud;
 pub mod config;
 pub mod control;
 pub mod dirs;
+mod errand;
 mod evacuator;
+mod foreign;
 mod hands;
 mod heralds;
 mod holding;
@@ -33,6 +38,7 @@ pub mod hooks;
 mod intake;
 mod lifecycle;
 mod metrics;
+mod pid_file;
 pub mod ports;
 mod precopy;
 pub mod process;
@@ -46,8 +52,11 @@ pub mod setup;
 pub mod signal;
 pub mod standalone;
 pub mod summary;
+mod systemd;
 pub mod watch;
+mod whereabouts;
 
+pub use agent::agent;
 pub use config::{Config, ConfigError, Settings};
 pub use hands::{MakeProgress, Site, bytes_text};
 pub use ports::Ports;

@@ -26,6 +26,9 @@ use crate::run::{Run, RunEnd, answer, give_up};
 use crate::setup::RunError;
 use crate::summary::Summary;
 
+/// SIGKILL.
+const KILLED: u8 = 9;
+
 /// A workload under protection.
 struct Protected {
     claim: SharedClaim,
@@ -88,8 +91,16 @@ impl Run<'_> {
             match on.fenced.take() {
                 Some(error) => {
                     on.evacuator.forget_evacuation();
+                    let became = match on.evacuator.target {
+                        Target::None => "its files here are not saved any more",
+                        Target::Own(_) | Target::Leftover(_) => "the workload was killed",
+                        Target::Foreign(_) => {
+                            on.evacuator.record.stopped = true;
+                            "the workload was killed"
+                        }
+                    };
                     on.evacuator.keep_record();
-                    let message = format!("{}; the workload was killed", chain(&error));
+                    let message = format!("{}; {became}", chain(&error));
                     return Ok(RunEnd::new(exit_code::NOT_OURS, message));
                 }
                 None if on.evacuator.is_evacuating() => on.evacuator.workload_gone(&exit.to_string()),
@@ -132,10 +143,21 @@ impl Run<'_> {
     async fn take(&self, on: &mut Protected, event: Event) -> Next {
         let clock = on.evacuator.clock();
         match event {
+            Event::Terminate if self.leaves_on_sigterm().await => {
+                if on.evacuator.is_evacuating() {
+                    tracing::info!("asked to end: the evacuation is brought to its end first");
+                    return Next::Look;
+                }
+                Next::End(Box::new(self.left()))
+            }
             Event::Terminate => Next::Feed(Input::Notice(self.own_notice(clock, Source::Sigterm))),
             Event::Evacuate(reply) => {
                 on.waiting.push(reply);
                 Next::Feed(Input::Notice(self.own_notice(clock, Source::Operator)))
+            }
+            // A person at a terminal; nothing here is the agent's own child.
+            Event::Interrupt if self.is_agent && !on.evacuator.is_evacuating() => {
+                Next::End(Box::new(self.left()))
             }
             Event::Interrupt => {
                 on.interrupts += 1;
@@ -184,6 +206,12 @@ impl Run<'_> {
     fn look(&self, on: &mut Protected) -> Option<Exit> {
         let life = match &mut on.evacuator.target {
             Target::Own(workload) => workload.reap(),
+            Target::Foreign(foreign) if on.fenced.is_none() => {
+                foreign.remember();
+                Life::Running
+            }
+            Target::Foreign(_) => Life::Gone(Exit::Signal(KILLED)),
+            Target::None if on.fenced.is_some() => Life::Gone(Exit::Code(0)),
             Target::None | Target::Leftover(_) => Life::Running,
         };
         match life {

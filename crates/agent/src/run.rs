@@ -11,11 +11,9 @@ use lifeboat_core::conclusion::{Conclusion, Ending, Exit, conclude, exit_code};
 use lifeboat_core::evacuation::stage::Plan;
 use lifeboat_core::evacuation::{Input, Progress};
 use lifeboat_core::notice::{Action, Notice, Source};
-use lifeboat_imds::identity::{Identity, identity};
-use lifeboat_imds::{Client, WallClock};
 use lifeboat_snapshot::Deadline;
 use lifeboat_snapshot::claim::{Acquired, ClaimError};
-use lifeboat_snapshot::journal::{self, Release};
+use lifeboat_snapshot::journal::{self, RecoveryPoint, Release};
 use lifeboat_worker::wire::SOCKET_VARIABLE;
 use serde::Serialize;
 use tokio::sync::{Mutex, oneshot};
@@ -24,7 +22,7 @@ use tokio::time::Instant;
 use crate::app::serve::AppServer;
 use crate::before::Stop;
 use crate::begin::{RestorePlan, acquire_patiently, environment, log_plan, restore_into, restore_plan};
-use crate::clock::{LocalClock, wall_now};
+use crate::clock::LocalClock;
 use crate::control::{Server, Status};
 use crate::evacuator::{Evacuator, Target};
 use crate::hands::{MakeProgress, Site, chain};
@@ -37,8 +35,9 @@ use crate::record::{Record, RecordFile};
 use crate::renewal::Renewal;
 use crate::resume::loss;
 use crate::ring::LogRing;
-use crate::setup::{IDENTITY_WAIT, RunError, Setup};
+use crate::setup::{RunError, Setup};
 use crate::summary::Summary;
+use crate::whereabouts::whereabouts;
 
 /// What a caller adds to the set-up.
 #[derive(Clone)]
@@ -89,6 +88,11 @@ pub(crate) enum Driven {
 /// # Errors
 /// [`RunError`] when the workload was not started, or the end of its work could not be recorded.
 pub async fn run(setup: &Setup, command: &[OsString], ui: Ui) -> Result<RunEnd, RunError> {
+    live(setup, Some(command), ui).await
+}
+
+/// The life of an agent: with a command it starts that, without one it protects what others start.
+pub(crate) async fn live(setup: &Setup, command: Option<&[OsString]>, ui: Ui) -> Result<RunEnd, RunError> {
     setup.dirs.create()?;
     let _lock = setup.dirs.lock()?;
     setup.keep_config();
@@ -96,8 +100,7 @@ pub async fn run(setup: &Setup, command: &[OsString], ui: Ui) -> Result<RunEnd, 
         .map_err(|source| RunError::System { what: "cannot listen on the control socket", source })?;
     let intake = Intake::start(setup, requests)
         .map_err(|source| RunError::System { what: "cannot catch signals", source })?;
-    let instance = instance_name(setup).await;
-    let site = Arc::new(setup.site(instance, ui)?);
+    let site = Arc::new(setup.site(whereabouts(setup).await, ui)?);
     let _served = match setup.settings.cloud.metrics.prometheus {
         Some(address) => Served::start(address, Arc::clone(&site.meter)).await,
         None => None,
@@ -105,8 +108,12 @@ pub async fn run(setup: &Setup, command: &[OsString], ui: Ui) -> Result<RunEnd, 
     let file = RecordFile::new(&setup.dirs.agent);
     let record = file.load();
     let clock = LocalClock::start();
-    let mut run = Run { setup, site, intake, clock, file, record, has_unsaved: false };
-    let mut end = Box::pin(run.whole(command)).await;
+    let is_agent = command.is_none();
+    let mut run = Run { setup, site, intake, clock, file, record, has_unsaved: false, is_agent };
+    let mut end = match command {
+        Some(command) => Box::pin(run.whole(command)).await,
+        None => Box::pin(run.watch_over()).await,
+    };
     run.site.heralds.settle().await;
     if let Ok(RunEnd { summary: Some(summary), .. }) = &mut end {
         summary.not_told = run.site.heralds.failed();
@@ -118,27 +125,6 @@ pub async fn run(setup: &Setup, command: &[OsString], ui: Ui) -> Result<RunEnd, 
     end
 }
 
-/// This machine's name: as configured, as the metadata service says, or the host's.
-pub(crate) async fn instance_name(setup: &Setup) -> String {
-    if let Some(instance) = &setup.instance_id {
-        return instance.clone();
-    }
-    let identity = match &setup.metadata {
-        Some(endpoint) => {
-            let mut client = Client::new(endpoint.clone(), WallClock::new(wall_now));
-            identity(&mut client, IDENTITY_WAIT).await.unwrap_or_default()
-        }
-        None => Identity::default(),
-    };
-    if identity.instance_id.is_some() && !identity.is_spot() {
-        tracing::info!(
-            life_cycle = identity.life_cycle,
-            "this is no Spot instance; it is protected all the same"
-        );
-    }
-    identity.instance_id.unwrap_or_else(crate::setup::host_name)
-}
-
 pub(crate) struct Run<'a> {
     pub(crate) setup: &'a Setup,
     pub(crate) site: Arc<Site>,
@@ -148,6 +134,8 @@ pub(crate) struct Run<'a> {
     pub(crate) record: Record,
     /// A dead agent's workload worked here, and what it did since the last recovery point is nowhere else.
     pub(crate) has_unsaved: bool,
+    /// Others start what is protected.
+    pub(crate) is_agent: bool,
 }
 
 impl Run<'_> {
@@ -205,7 +193,7 @@ impl Run<'_> {
     }
 
     /// Tasks of an agent that died on this machine: no process of theirs is left, so that others may have them.
-    async fn hand_over_what_was_left(&self) {
+    pub(crate) async fn hand_over_what_was_left(&self) {
         let deadline = Deadline::at(Instant::now() + HAND_OVER_WAIT);
         let handed = self.site.app.hand_over(Vec::new(), Some(std::time::Duration::ZERO), &deadline).await;
         if !handed.is_nothing() {
@@ -221,19 +209,21 @@ impl Run<'_> {
             pid: std::process::id(),
             phase: phase.to_owned(),
             claim,
+            task: self.site.task.clone(),
             metadata: self.intake.seen().clone(),
         }
     }
 
     /// Claims the work and brings the work directory to where it stands.
-    async fn claim_and_restore(&mut self) -> Result<Result<Ready, RunEnd>, RunError> {
+    pub(crate) async fn claim_and_restore(&mut self) -> Result<Result<Ready, RunEnd>, RunError> {
         let claimant = self.setup.claimant(&self.site.instance)?;
         let workload = self.site.workload.clone();
         let wait = Instant::now() + self.site.settings.claim_wait.to_duration();
         tracing::info!(workload = %workload.name(), instance = self.site.instance, "claiming the work");
+        let fence = self.fence();
         let acquired = loop {
             let stop = tokio::select! {
-                acquired = acquire_patiently(&workload, &claimant, wait) => break acquired?,
+                acquired = acquire_patiently(&workload, &claimant, wait, || fence.held_elsewhere()) => break acquired?,
                 stop = self.next_stop(false) => stop,
             };
             if let Some(stop) = stop
@@ -242,6 +232,7 @@ impl Run<'_> {
                 return Ok(Err(end));
             }
         };
+        self.record.stopped |= fence.is_ended();
         let Acquired { claim, resume, how } = acquired;
         let claim: SharedClaim = Arc::new(Mutex::new(claim));
         // Restoring may take longer than the lease.
@@ -255,31 +246,50 @@ impl Run<'_> {
         };
         let plan = restore_plan(resume, descends, &self.record, &self.site);
         log_plan(&how, &plan);
-        if let RestorePlan::Restore { point, .. } = &plan {
-            let progress = Progress::Idle { handled: handled(&self.record) };
-            let base = self.record.base.take();
-            self.record = Record { restoring: true, progress, base: base.clone(), ..Record::default() };
-            self.file.store(&self.record);
-            let site = Arc::clone(&self.site);
-            let restored = tokio::select! {
-                restored = restore_into(&site, point, base.as_ref()) => restored,
-                stop = self.next_call_to_stop() => {
-                    // Nothing here is newer than what is stored.
-                    give_up(&claim, "interrupted while the work was being restored").await;
-                    let code = if let Stop::Signal(code) = stop { code } else { exit_code::EVACUATED };
-                    return Ok(Err(RunEnd::new(code, "stopped while the work was being restored; it is given back")));
-                }
-                Ok(error) = &mut lost => return Err(error.into()),
-            };
-            if let Err(error) = restored {
-                give_up(&claim, "it could not be restored").await;
-                return Err(error);
-            }
-            self.record.base = Some(point.manifest.clone());
+        let plan = self.restore_where_it_may_be(plan);
+        if let RestorePlan::Restore { point } = &plan
+            && let Some(end) = self.bring_here(&claim, point, &mut lost).await?
+        {
+            return Ok(Err(end));
         }
         self.site.app.claimed(claim.lock().await.id().seq);
         let environment = environment(&self.site, &how, &plan).await;
         Ok(Ok((claim, environment)))
+    }
+
+    /// Brings the work directory to `point`. Returns how the run ended where something stopped it.
+    async fn bring_here(
+        &mut self,
+        claim: &SharedClaim,
+        point: &RecoveryPoint,
+        lost: &mut oneshot::Receiver<ClaimError>,
+    ) -> Result<Option<RunEnd>, RunError> {
+        if let Err(error) = self.nothing_runs_here().await {
+            give_up(claim, "its directory is in use").await;
+            return Err(error);
+        }
+        let progress = Progress::Idle { handled: handled(&self.record) };
+        let base = self.record.base.take();
+        let stopped = self.record.stopped;
+        self.record = Record { restoring: true, stopped, progress, base: base.clone(), ..Record::default() };
+        self.file.store(&self.record);
+        let site = Arc::clone(&self.site);
+        let restored = tokio::select! {
+            restored = restore_into(&site, point, base.as_ref()) => restored,
+            stop = self.next_call_to_stop() => {
+                // Nothing here is newer than what is stored.
+                give_up(claim, "interrupted while the work was being restored").await;
+                let code = if let Stop::Signal(code) = stop { code } else { exit_code::EVACUATED };
+                return Ok(Some(RunEnd::new(code, "stopped while the work was being restored; it is given back")));
+            }
+            Ok(error) = lost => return Err(error.into()),
+        };
+        if let Err(error) = restored {
+            give_up(claim, "it could not be restored").await;
+            return Err(error);
+        }
+        self.record.base = Some(point.manifest.clone());
+        Ok(None)
     }
 
     /// A notice whose deadline this machine's configuration gives: SIGTERM, or somebody's wish.
@@ -408,7 +418,7 @@ async fn mark_done(claim: &SharedClaim, until: Instant) -> Result<(), ClaimError
     }
 }
 
-fn remove_old_signal_file(site: &Site) {
+pub(crate) fn remove_old_signal_file(site: &Site) {
     match std::fs::remove_file(&site.signal_file) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             tracing::warn!(%error, path = %site.signal_file.display(), "cannot remove the signal file of an earlier run");

@@ -38,6 +38,8 @@ Exit codes: `run` passes the command's own code through. Lifeboat's own are
 pub(crate) enum Command {
     /// Run a command under protection: restore its evacuated work, watch for notices, evacuate.
     Run(RunArgs),
+    /// Protect what somebody else starts: a systemd unit, a daemon with a PID file, or a directory alone.
+    Agent(AgentArgs),
     /// Evacuate now: through the running agent, or without one.
     Evacuate(EvacuateArgs),
     /// Ask the running agent how it stands; with a controller's configuration file, how its services stand.
@@ -180,6 +182,18 @@ pub(crate) struct RunArgs {
     /// The command and its arguments.
     #[arg(required = true, last = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    #[command(flatten)]
+    pub(crate) workload: WorkloadArgs,
+    /// The systemd unit that is stopped at the notice.
+    #[arg(long, value_name = "UNIT", conflicts_with = "pid_file")]
+    pub(crate) unit: Option<String>,
+    /// The file with the id of the process that is stopped at the notice.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pid_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -334,6 +348,17 @@ impl RunArgs {
         config.exclude.extend(self.exclude.iter().cloned());
         if self.clean_up {
             config.clean_up = Some(true);
+        }
+        Ok(config)
+    }
+}
+
+impl AgentArgs {
+    /// The configuration file with these flags over it.
+    pub(crate) fn config(&self) -> anyhow::Result<Config> {
+        let mut config = self.workload.config()?;
+        if self.unit.is_some() || self.pid_file.is_some() {
+            (config.protect.unit, config.protect.pid_file) = (self.unit.clone(), self.pid_file.clone());
         }
         Ok(config)
     }

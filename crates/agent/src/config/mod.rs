@@ -9,6 +9,7 @@ mod files;
 mod hook;
 mod metadata;
 mod precopy;
+mod protect;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub use self::files::{LayoutChoice, PriorityRule};
 pub use self::hook::HookConfig;
 use self::hook::hook;
 pub use self::metadata::MetadataConfig;
+pub use self::protect::{OnSigterm, Protect, ProtectConfig, Protected};
 pub use self::queue::{OnInterrupt, QueueConfig};
 use self::units::or;
 pub use self::units::{Rate, Span};
@@ -102,6 +104,8 @@ pub struct Config {
     pub after_snapshot: Option<HookConfig>,
     /// How the workload is run.
     pub command: CommandConfig,
+    /// What is protected that somebody else starts.
+    pub protect: ProtectConfig,
     /// How the metadata service is watched.
     pub metadata: MetadataConfig,
     /// Times of the evacuation.
@@ -123,6 +127,8 @@ pub struct Settings {
     pub stop_signal: Signal,
     /// For processes that the workload left behind.
     pub linger: Millis,
+    /// What is protected that somebody else starts.
+    pub protect: Protect,
     /// Whether the metadata service is watched.
     pub metadata_enabled: bool,
     /// Its address, where the configuration names one.
@@ -243,6 +249,7 @@ impl Config {
             operator_grace: self.evacuation.operator_grace()?,
             stop_signal: self.command.stop_signal.unwrap_or_default(),
             linger: or(self.command.linger, Millis::from_secs(2)),
+            protect: self.protect.checked()?,
             metadata_enabled: self.metadata.enabled.unwrap_or(true),
             metadata_endpoint: self.metadata.endpoint.clone(),
             interval: self.metadata.interval()?,

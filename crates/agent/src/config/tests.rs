@@ -52,6 +52,12 @@ fn senseless_values_are_named() {
         ("[evacuation]\ngrace = \"-5s\"", "negative"),
         ("[evacuation]\ngrace = 5", "with its unit"),
         ("[command]\nstop_signal = \"SIGKILL\"", "SIGKILL"),
+        ("[protect]\nunit = \"a b\"", "protect.unit"),
+        ("[protect]\nunit = \"-x\"", "protect.unit"),
+        ("[protect]\npid_file = \"x.pid\"", "protect.pid_file"),
+        ("[protect]\nunit = \"x\"\npid_file = \"/x.pid\"", "one of them"),
+        ("[protect]\npid_file = \"/x.pid\"\nstart = true", "protect.start"),
+        ("[protect]\non_sigterm = \"die\"", "on_sigterm"),
         ("precopy = \"10ms\"", "precopy"),
         ("precopy_rate = \"0MiB/s\"", "no rate"),
         ("precopy_rate = \"32MiB\"", "32MiB/s"),
@@ -88,4 +94,18 @@ fn one_chosen_budget_moves_the_defaults_along() {
     assert_eq!((drain.wanted, drain.maximum), (Millis(3_000), Millis(3_000)));
     let settings = parse("[evacuation.drain]\nwanted = \"90s\"").expect("valid");
     assert_eq!(settings.plan.budget(Stage::Drain).maximum, Millis(90_000));
+}
+
+#[test]
+fn a_unit_is_named_as_systemctl_names_it() {
+    let unit = |name: &str| parse(&format!("[protect]\nunit = {name:?}")).expect("valid").protect.what;
+    for (written, meant) in [
+        ("worker", "worker.service"),
+        ("worker.service", "worker.service"),
+        ("worker@1.2", "worker@1.2.service"),
+        ("system-worker.slice", "system-worker.slice"),
+    ] {
+        assert_eq!(unit(written), Protected::Unit(meant.to_owned()));
+    }
+    assert_eq!(parse("").expect("valid").protect.what, Protected::Directories);
 }
