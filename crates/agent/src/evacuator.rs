@@ -327,10 +327,11 @@ impl Evacuator {
         let task = tokio::spawn(async move {
             let handed = match stage {
                 Stage::Notify => hands::notify(&site, &interruption),
+                Stage::Deregister => crate::deregister::deregister(&site, &deadline).await,
                 Stage::Drain => others.drain(stop_signal, &deadline).await,
                 Stage::Snapshot => Box::pin(hands::snapshot(&site, &holding, deadline)).await,
                 Stage::SaveState => hands::save_state(&site, &holding, &interruption, deadline).await,
-                Stage::FlushLogs => hands::flush_logs(&site, &holding, deadline).await,
+                Stage::FlushLogs => crate::logs::flush(&site, &holding, deadline).await,
                 Stage::HandBack => hands::hand_back(&holding, &interruption, saved, deadline).await,
                 Stage::CompleteLifecycle => crate::lifecycle::complete(&site, &deadline).await,
                 Stage::CleanUp => hands::clean(&site, committed).await,

@@ -12,8 +12,8 @@
 //! * [`process`]: the workload's processes; `apart`, `errand`: those that are none of it; [`hooks`]: the commands around a
 //!   snapshot; `holding`: the claim as the stages see it; `renewal`: its heartbeat.
 //! * [`ports`]: queues, tables and more of a cloud, as this crate asks for them; [`cloud`]: their configuration;
-//!   `whereabouts`: instance, task or pod; `lifecycle`, `heralds`: who waits for an evacuation, and who is told of it;
-//!   `metrics`: what Prometheus reads.
+//!   `whereabouts`: instance, task or pod; `deregister`, `lifecycle`, `heralds`: who sends requests here,
+//!   who waits for an evacuation, and who is told of it; `metrics`: what Prometheus reads.
 //! * [`dirs`], [`record`]: what is kept on this machine; [`control`]: the socket; [`summary`]: the result.
 //!
 //! The bytes move in `lifeboat-snapshot`; the metadata service is asked in `lifeboat-imds`.
@@ -27,6 +27,7 @@ pub mod clock;
 pub mod cloud;
 pub mod config;
 pub mod control;
+mod deregister;
 pub mod dirs;
 mod errand;
 mod evacuator;
@@ -37,6 +38,7 @@ mod holding;
 pub mod hooks;
 mod intake;
 mod lifecycle;
+mod logs;
 mod metrics;
 mod pid_file;
 pub mod ports;

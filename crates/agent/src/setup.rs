@@ -9,6 +9,7 @@ use std::sync::Arc;
 use lifeboat_core::conclusion::exit_code;
 use lifeboat_core::time::Millis;
 use lifeboat_imds::Endpoint;
+use lifeboat_imds::task::Task;
 use lifeboat_snapshot::claim::{AcquireError, ClaimError, Claimant};
 use lifeboat_snapshot::journal::Holder;
 use lifeboat_snapshot::restore::RestoreError;
@@ -286,6 +287,8 @@ impl Setup {
     pub(crate) fn site(&self, whereabouts: Whereabouts, ui: Ui) -> Result<Site, RunError> {
         let Whereabouts { instance, task } = whereabouts;
         let Ui { ring, progress, ports } = ui;
+        let target = self.target(&instance, task.as_ref());
+        let balancers = ports.balancers.as_ref().map(|make| make(&target)).unwrap_or_default();
         let meter = Arc::new(Meter::new(&self.name));
         let heralds = Heralds::new(ports.heralds.clone(), Arc::clone(&meter));
         let lifecycle = ports.lifecycle.clone();
@@ -331,6 +334,7 @@ impl Setup {
             lifecycle,
             heralds,
             meter,
+            balancers,
             foreign: Foreign::of(&self.settings.protect.what).map(Arc::new),
             task,
             settings: self.settings.clone(),
@@ -344,6 +348,13 @@ impl Setup {
             ring,
             progress,
         })
+    }
+
+    /// What a load balancer calls this machine: as configured, the address of the ECS task, or the instance's id.
+    fn target(&self, instance: &str, task: Option<&Task>) -> String {
+        let configured = self.settings.cloud.load_balancer.target.clone();
+        let address = || task.and_then(|task| task.addresses.first().cloned());
+        configured.or_else(address).unwrap_or_else(|| instance.to_owned())
     }
 
     /// Who this agent is towards the store. To be called under the agent's lock.

@@ -89,6 +89,15 @@ impl Unit {
         errand::run(systemctl(&self.order("start")), CALL).await
     }
 
+    /// Has its configuration or its files opened anew.
+    ///
+    /// # Errors
+    /// [`ErrandError`]
+    pub(crate) async fn reload(&self, within: Duration) -> Result<(), ErrandError> {
+        let order = ["reload", "--", &self.0].map(str::to_owned);
+        errand::run(systemctl(&order), within).await
+    }
+
     /// Kills it for good: a unit that is only killed would be started again by its own `Restart=`. Blocks for
     /// [`KILL_WAIT`] at most. Returns whether nothing is left.
     pub(crate) fn kill(&self) -> bool {

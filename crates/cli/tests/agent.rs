@@ -1,20 +1,19 @@
 //! `lifeboat agent`: the real binary, with daemons that the tests start themselves, with directories alone, and with
-//! units. systemd does not run where these tests do: `systemctl` is a stand-in, a script that keeps one unit, whose
-//! process is real, and notes each call.
+//! units. systemd does not run where these tests do: `systemctl` is a stand-in, see `harness/systemd.rs`.
 
 mod harness;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use harness::{LIMIT, Machine, Running, World, eventually, is_alive};
+use harness::systemd::Unit;
+use harness::{LIMIT, Machine, Running, World, eventually};
 use lifeboat_imds::mock::NoticePlan;
 use lifeboat_imds::wire::Action;
 use rustix::process::Signal;
@@ -26,73 +25,6 @@ echo half > partial; echo begun > begun; while :; do sleep 0.05; done";
 
 /// The same, deaf to what it is told.
 const DEAF: &str = "trap '' TERM; echo half > partial; echo begun > begun; while :; do sleep 0.05; done";
-
-const SYSTEMCTL: &str = r#"#!/bin/sh
-# A stand-in for systemctl. It knows one unit; `start` begins its process in a session of its own.
-here=$(dirname "$0")
-echo "$*" >> "$here/calls"
-pid() { cat "$here/unit.pid" 2>/dev/null; }
-# What has ended and is not waited for has ended.
-alive() { [ -n "$(pid)" ] && grep -qs '^State:.[^ZX]' "/proc/$(pid)/status"; }
-[ "$1" = show ] || ! [ -e "$here/refuses" ] || { echo 'Access denied' >&2; exit 4; }
-case "$*" in
-show*SystemState*) echo "SystemState=$(cat "$here/system")" ;;
-show*missing*) echo LoadState=not-found; echo ActiveState=inactive ;;
-show*) echo LoadState=loaded; if alive; then echo ActiveState=active; else echo ActiveState=inactive; fi ;;
-start*) if ! alive; then
-    rm -f "$here/unit.pid"
-    setsid sh -c 'cd "$0/../work" && echo $$ > "$0/pid.new" && mv "$0/pid.new" "$0/unit.pid" && . "$0/unit.sh"' \
-        "$here" </dev/null >/dev/null 2>&1 &
-    until [ -s "$here/unit.pid" ]; do sleep 0.01; done
-fi ;;
-stop*) ! alive || kill -TERM "$(pid)" ;;
-kill*) ! alive || kill -KILL "$(pid)" ;;
-*) echo "unknown: $*" >&2; exit 1 ;;
-esac
-"#;
-
-/// A unit on a machine, behind the stand-in. Dropping it kills its process.
-struct Unit {
-    dir: PathBuf,
-}
-
-impl Unit {
-    fn install(machine: &Machine, script: &str) -> Self {
-        let dir = machine.dir.join("systemd");
-        fs::create_dir_all(&dir).expect("created");
-        fs::write(dir.join("systemctl"), SYSTEMCTL).expect("written");
-        fs::set_permissions(dir.join("systemctl"), fs::Permissions::from_mode(0o755)).expect("set");
-        fs::write(dir.join("unit.sh"), script).expect("written");
-        fs::write(dir.join("system"), "running").expect("written");
-        Self { dir }
-    }
-
-    fn start(&self, machine: &Machine) {
-        let started = Command::new(self.dir.join("systemctl")).arg("start").status().expect("started");
-        assert!(started.success());
-        eventually("the unit works", || machine.work().join("begun").exists());
-    }
-
-    fn runs(&self) -> bool {
-        fs::read_to_string(self.dir.join("unit.pid")).is_ok_and(|pid| is_alive(&pid))
-    }
-
-    fn calls(&self) -> Vec<String> {
-        let calls = fs::read_to_string(self.dir.join("calls")).unwrap_or_default();
-        calls.lines().map(str::to_owned).collect()
-    }
-
-    fn path(&self) -> String {
-        let rest = std::env::var("PATH").expect("a path");
-        format!("{}:{rest}", self.dir.display())
-    }
-}
-
-impl Drop for Unit {
-    fn drop(&mut self) {
-        let _ = Command::new(self.dir.join("systemctl")).arg("kill").status(); // it may have ended
-    }
-}
 
 /// A process of the test's own, with a PID file beside the work directory.
 struct Daemon(Child);

@@ -25,6 +25,8 @@ pub struct EvacuationConfig {
     pub stale: Option<Span>,
     /// Budget of the stage `notify`.
     pub notify: Option<BudgetConfig>,
+    /// Budget of the stage `deregister`.
+    pub deregister: Option<BudgetConfig>,
     /// Budget of the stage `drain`.
     pub drain: Option<BudgetConfig>,
     /// Budget of the stage `snapshot`.
@@ -101,6 +103,7 @@ impl EvacuationConfig {
         for stage in Stage::ALL {
             let written = match stage {
                 Stage::Notify => self.notify,
+                Stage::Deregister => self.deregister,
                 Stage::Drain => self.drain,
                 Stage::Snapshot => self.snapshot,
                 Stage::SaveState => self.save_state,
@@ -163,6 +166,8 @@ fn some_time(key: &str, time: Millis) -> Result<Millis, ConfigError> {
 const fn default_budget(stage: Stage) -> Budget {
     let (minimum, wanted, maximum) = match stage {
         Stage::Notify => (10, 1_000, 5_000),
+        // Requests take seconds; what they hold up is all the rest.
+        Stage::Deregister => (100, 20_000, 45_000),
         Stage::Drain => (200, 20_000, 45_000),
         Stage::Snapshot => (200, 60_000, 3_600_000),
         // Source A: 10 s for the state and 10 s for the messages.

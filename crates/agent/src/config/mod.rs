@@ -7,6 +7,7 @@ mod command;
 mod evacuation;
 mod files;
 mod hook;
+mod log_agent;
 mod metadata;
 mod precopy;
 mod protect;
@@ -31,12 +32,13 @@ pub use self::evacuation::{BudgetConfig, EvacuationConfig};
 pub use self::files::{LayoutChoice, PriorityRule};
 pub use self::hook::HookConfig;
 use self::hook::hook;
+pub use self::log_agent::{LogAgent, LogAgentConfig};
 pub use self::metadata::MetadataConfig;
 pub use self::protect::{OnSigterm, Protect, ProtectConfig, Protected};
 pub use self::queue::{OnInterrupt, QueueConfig};
 use self::units::or;
 pub use self::units::{Rate, Span};
-use crate::cloud::{AlertsConfig, AutoScalingConfig, AwsConfig, Cloud, MetricsConfig};
+use crate::cloud::{AlertsConfig, AutoScalingConfig, AwsConfig, Cloud, LoadBalancerConfig, MetricsConfig};
 use crate::hooks::Hook;
 use crate::signal::Signal;
 
@@ -63,6 +65,8 @@ pub struct Config {
     pub log_files: Vec<PathBuf>,
     /// How many lines of each.
     pub log_lines: Option<u32>,
+    /// Who ships the log, and is told at the end.
+    pub log_agent: LogAgentConfig,
     /// After the evacuation, delete from the work directory what is proven to be stored.
     pub clean_up: Option<bool>,
     /// At `stop`, save the files although EBS keeps them.
@@ -94,6 +98,8 @@ pub struct Config {
     pub aws: AwsConfig,
     /// The Auto Scaling group's lifecycle hook.
     pub auto_scaling: AutoScalingConfig,
+    /// The load balancers' groups that this machine leaves.
+    pub load_balancer: LoadBalancerConfig,
     /// Where metrics go.
     pub metrics: MetricsConfig,
     /// Who is told of an evacuation.
@@ -163,6 +169,8 @@ pub struct Settings {
     pub log_files: Vec<PathBuf>,
     /// How many lines.
     pub log_lines: usize,
+    /// Who ships the log, and is told at the end.
+    pub log_agent: Option<LogAgent>,
     /// Whose workers share tasks; `None`: the workload's alone.
     pub application: Option<WorkloadName>,
     /// Where the state goes beside the store.
@@ -272,6 +280,7 @@ impl Config {
             on_interrupt: self.queue.on_interrupt()?,
             receipts_file: self.queue.receipts_file()?,
             queue_url: self.queue.url.clone(),
+            log_agent: self.log_agent.checked()?,
             log_files: self.log_files.clone(),
             log_lines: usize::try_from(self.log_lines.unwrap_or(100)).unwrap_or(usize::MAX),
         })
@@ -282,6 +291,7 @@ impl Config {
             budgets: self.evacuation.budgets()?,
             reserve: self.evacuation.reserve(),
             clean_up: self.clean_up.unwrap_or(false),
+            deregister: !self.load_balancer.target_groups.is_empty(),
             complete_lifecycle: self.auto_scaling.hook.is_some(),
             snapshot_on_stop: self.snapshot_on_stop.unwrap_or(true),
             has_workload: true,
@@ -298,6 +308,7 @@ impl Config {
         let cloud = Cloud {
             aws: self.aws.clone(),
             auto_scaling: self.auto_scaling.clone(),
+            load_balancer: self.load_balancer.clone(),
             metrics: self.metrics.clone(),
             alerts: self.alerts.clone(),
         };

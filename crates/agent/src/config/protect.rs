@@ -76,7 +76,7 @@ impl ProtectConfig {
             (Some(_), Some(_)) => {
                 return Err(senseless("protect", "names a `unit` and a `pid_file`: one of them is enough"));
             }
-            (Some(unit), None) => Protected::Unit(unit_name(unit)?),
+            (Some(unit), None) => Protected::Unit(unit_name("protect.unit", unit)?),
             (None, Some(path)) if path.is_relative() => {
                 return Err(senseless("protect.pid_file", "must be an absolute path"));
             }
@@ -95,11 +95,12 @@ impl ProtectConfig {
     }
 }
 
-fn unit_name(name: &str) -> Result<String, ConfigError> {
+/// The full name of a systemd unit that `key` names.
+pub(super) fn unit_name(key: &str, name: &str) -> Result<String, ConfigError> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
     if name.is_empty() || name.starts_with('-') || name.len() > UNIT_NAME_MAX || !name.bytes().all(is_allowed)
     {
-        return Err(senseless("protect.unit", "must be the name of a systemd unit: \"worker.service\""));
+        return Err(senseless(key, "must be the name of a systemd unit: \"worker.service\""));
     }
     // As systemctl reads it.
     let has_type = name.rsplit_once('.').is_some_and(|(_, kind)| UNIT_TYPES.contains(&kind));

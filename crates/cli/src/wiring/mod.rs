@@ -10,10 +10,10 @@ use anyhow::Context;
 use lifeboat_agent::Ports;
 use lifeboat_agent::cloud::Cloud;
 use lifeboat_agent::config::Settings;
-use lifeboat_agent::ports::{Herald, Lifecycle, Queues, StateTable};
+use lifeboat_agent::ports::{Balancer, Herald, Lifecycle, MakeBalancers, Queues, StateTable};
 use lifeboat_aws::{Aws, Options};
 
-use aws::{Hook, SqsQueues, Table};
+use aws::{Hook, SqsQueues, Table, TargetGroup};
 
 /// AWS, as the configuration finds it.
 pub(crate) fn aws(cloud: &Cloud) -> Aws {
@@ -50,6 +50,16 @@ pub(crate) fn ports(settings: &Settings) -> anyhow::Result<Ports> {
     let lifecycle = scaling.hook.clone().map(|hook| -> Arc<dyn Lifecycle> {
         Arc::new(Hook::new(aws.autoscaling(), scaling.group.clone(), hook, scaling.token.clone()))
     });
+    let groups = cloud.load_balancer.target_groups.clone();
+    let elb = aws.clone();
+    let balancers = (!groups.is_empty()).then(|| -> MakeBalancers {
+        Arc::new(move |target| {
+            let group = |arn: &String| -> Arc<dyn Balancer> {
+                Arc::new(TargetGroup::new(elb.elb(), arn.clone(), target.to_owned()))
+            };
+            groups.iter().map(group).collect()
+        })
+    });
     let heralds: Vec<Arc<dyn Herald>> = heralds::all(cloud, &aws)?;
-    Ok(Ports { queues: vec![queues], table, lifecycle, heralds })
+    Ok(Ports { queues: vec![queues], table, lifecycle, balancers, heralds })
 }
