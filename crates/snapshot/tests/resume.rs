@@ -58,25 +58,40 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
+/// Whether more than one stretch of the large file is on disk.
+fn has_some(target: &Path) -> bool {
+    half(target).is_some_and(|(_, bytes)| bytes > 4 << 20)
+}
+
+/// Begins a restore, holds its requests up, and breaks it off once `is_far_enough`.
+async fn break_off(
+    proxy: &HttpProxy,
+    work: &Workload,
+    manifest: &ManifestRef,
+    to: &Path,
+    is_far_enough: impl Fn() -> bool,
+) {
+    // The mark, the manifest, the small files' objects, and some of the large file.
+    proxy.pause_after(8);
+    let restoring = {
+        let (work, to, manifest) = (work.clone(), to.to_owned(), manifest.clone());
+        tokio::spawn(async move { restore(&work, &manifest, &RestoreOptions::new(to)).await })
+    };
+    proxy.paused().await;
+    until("the restore is far enough", is_far_enough).await;
+    restoring.abort();
+    assert!(restoring.await.expect_err("broken off").is_cancelled());
+    proxy.resume();
+}
+
 #[tokio::test]
 async fn a_restore_broken_off_within_a_large_file_fetches_only_the_rest_when_it_is_repeated() {
     let from = temp();
     let Some((_server, proxy, work, manifest)) = world(from.path()).await else { return };
     let to = temp();
-    // The mark, the manifest, the small files' objects, and some of the large file.
-    proxy.pause_after(8);
-    let restoring = {
-        let (work, to, manifest) = (work.clone(), to.path().to_owned(), manifest.clone());
-        tokio::spawn(async move { restore(&work, &manifest, &RestoreOptions::new(to)).await })
-    };
-    proxy.paused().await;
-    until("several ranges are asked for at once", || proxy.waiting() > 2).await;
-    until("some of the large file is there", || half(to.path()).is_some_and(|(_, bytes)| bytes > 4 << 20))
-        .await;
-    restoring.abort();
-    assert!(restoring.await.expect_err("broken off").is_cancelled());
+    let is_under_way = || proxy.waiting() > 2 && has_some(to.path());
+    break_off(&proxy, &work, &manifest, to.path(), is_under_way).await;
     assert!(!to.path().join("large").exists(), "a file with its own name is always whole");
-    proxy.resume();
     let before = proxy.received();
     goes_on(&work, &manifest, to.path()).await;
     assert_eq!(tree(to.path()), tree(from.path()));
@@ -92,17 +107,7 @@ async fn a_half_restored_file_that_was_damaged_meanwhile_is_made_whole() {
     let from = temp();
     let Some((_server, proxy, work, manifest)) = world(from.path()).await else { return };
     let to = temp();
-    proxy.pause_after(8);
-    let restoring = {
-        let (work, to, manifest) = (work.clone(), to.path().to_owned(), manifest.clone());
-        tokio::spawn(async move { restore(&work, &manifest, &RestoreOptions::new(to)).await })
-    };
-    proxy.paused().await;
-    until("some of the large file is there", || half(to.path()).is_some_and(|(_, bytes)| bytes > 4 << 20))
-        .await;
-    restoring.abort();
-    let _ = restoring.await; // broken off
-    proxy.resume();
+    break_off(&proxy, &work, &manifest, to.path(), || has_some(to.path())).await;
     let (half, _) = half(to.path()).expect("the half of a large file");
     let file = std::fs::File::options().write(true).open(half).expect("ours");
     for block in 0..LARGE >> 20 {
@@ -117,15 +122,7 @@ async fn what_somebody_put_into_a_half_restored_directory_stops_the_restore() {
     let from = temp();
     let Some((_server, proxy, work, manifest)) = world(from.path()).await else { return };
     let to = temp();
-    proxy.pause_after(8);
-    let restoring = {
-        let (work, to, manifest) = (work.clone(), to.path().to_owned(), manifest.clone());
-        tokio::spawn(async move { restore(&work, &manifest, &RestoreOptions::new(to)).await })
-    };
-    proxy.paused().await;
-    restoring.abort();
-    let _ = restoring.await; // broken off
-    proxy.resume();
+    break_off(&proxy, &work, &manifest, to.path(), || true).await;
     write(to.path(), "mine", "not yours");
     let error = restore(&work, &manifest, &RestoreOptions::new(to.path())).await.expect_err("a conflict");
     assert!(matches!(&error, RestoreError::Conflict { count: 1, .. }), "{error:?}");
