@@ -319,7 +319,7 @@ pub(crate) async fn save_state(
         match state {
             Some((state, note)) => {
                 let kept = keep_state(site, &id, state, &deadline).await;
-                Some(kept.map(|(stored, size)| (stored, format!("{size}{note}"))))
+                Some(kept.map(|kept| Kept { text: format!("{}{note}", kept.text), ..kept }))
             }
             None => None,
         }
@@ -339,10 +339,10 @@ pub(crate) async fn save_state(
             let rest = if did_something { Report::Partly } else { Report::Failed };
             Handed::new(if is_whole { Report::Done } else { rest }, notes.join("; "))
         }
-        Some(Ok((stored, text))) => Handed {
-            report: if is_whole { Report::Done } else { Report::Partly },
-            detail: [vec![text], notes].concat().join("; "),
-            stored: Stored::State(stored),
+        Some(Ok(kept)) => Handed {
+            report: if is_whole && kept.is_everywhere { Report::Done } else { Report::Partly },
+            detail: [vec![kept.text], notes].concat().join("; "),
+            stored: Stored::State(kept.stored),
         },
         Some(Err(error)) => Handed::new(Report::Failed, [vec![error], notes].concat().join("; ")),
     }
@@ -359,36 +359,42 @@ fn state_text(site: &Site) -> (Option<Vec<u8>>, Vec<String>) {
     }
 }
 
-/// The state into the store, and into the table where there is one.
-async fn keep_state(
-    site: &Site,
-    id: &ClaimId,
-    state: Vec<u8>,
-    deadline: &Deadline,
-) -> Result<(StoredObject, String), String> {
+/// A state that is in the store.
+struct Kept {
+    stored: StoredObject,
+    /// How large it is and where, or is not.
+    text: String,
+    /// In the table, too, where there is one.
+    is_everywhere: bool,
+}
+
+/// The state into the store, and into the table where there is one. What is in the store counts as kept: whoever takes
+/// the work up finds it there.
+async fn keep_state(site: &Site, id: &ClaimId, state: Vec<u8>, deadline: &Deadline) -> Result<Kept, String> {
     let text = String::from_utf8_lossy(&state).into_owned();
     let stored = extra::put(&site.workload, id, Extra::State, state.into(), deadline);
     let stored = stored.await.map_err(|error| chain(&error))?;
-    let mut size = bytes_text(stored.size);
-    if let Some(table) = site.app.table() {
-        let saved = SavedState {
-            workload: site.workload.name().to_string(),
-            instance: site.instance.clone(),
-            at_unix_ms: u64::try_from(crate::clock::wall_now().0).unwrap_or(0),
-            claim: id.seq,
-            state: text,
-            stored: Some(stored.key.clone()),
-        };
-        let left = deadline
-            .current()
-            .map_or(TABLE_WAIT, |end| end.saturating_duration_since(Instant::now()).min(TABLE_WAIT));
-        // In the store it is already.
-        if let Err(error) = table.put(&saved, left).await {
-            return Err(format!("{size} stored, but not in {}: {}", table.url(), chain(&error)));
-        }
-        size = format!("{size}, also in {}", table.url());
-    }
-    Ok((stored, size))
+    let size = bytes_text(stored.size);
+    let Some(table) = site.app.table() else {
+        return Ok(Kept { stored, text: size, is_everywhere: true });
+    };
+    let saved = SavedState {
+        workload: site.workload.name().to_string(),
+        instance: site.instance.clone(),
+        at_unix_ms: u64::try_from(crate::clock::wall_now().0).unwrap_or(0),
+        claim: id.seq,
+        state: text,
+        stored: Some(stored.key.clone()),
+    };
+    let left = deadline
+        .current()
+        .map_or(TABLE_WAIT, |end| end.saturating_duration_since(Instant::now()).min(TABLE_WAIT));
+    let put = table.put(&saved, left).await;
+    let text = match &put {
+        Ok(()) => format!("{size}, also in {}", table.url()),
+        Err(error) => format!("{size} stored, but not in {}: {}", table.url(), chain(error)),
+    };
+    Ok(Kept { stored, text, is_everywhere: put.is_ok() })
 }
 
 /// The receipts that the application keeps in a file: a list of texts, or of objects that name their queue.

@@ -199,6 +199,20 @@ fn the_whole_set_up_of_the_guide_does_every_step() {
         let is_called = called.iter().any(|operation| operation.iam_actions().contains(&action));
         assert!(is_called || action == "dynamodb:GetItem", "{action} is allowed and never called");
     }
+    // People find the state in either place, also when the store is away.
+    let show = |more: &[&str]| {
+        let mut command = machine.lifeboat(&["show", "cis-file-search", "--config", &config]);
+        let output = command.args(more).envs(environment(&wire.url())).output().expect("started");
+        assert!(output.status.success(), "{more:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    assert!(show(&[]).contains("the same state is in dynamodb://cis-file-search-state, saved by i-one"));
+    let shown: Value = serde_json::from_str(&show(&["--json"])).expect("JSON");
+    assert_eq!(shown["table"]["state"], shown["saved_state"]);
+    assert_eq!((&shown["table"]["state"]["done"], &shown["table"]["instance"]), (&7.into(), &"i-one".into()));
+    let away = machine.dir.join("away").to_string_lossy().into_owned();
+    let shown: Value = serde_json::from_str(&show(&["--json", "--store", &away])).expect("JSON");
+    assert_eq!(shown["table"]["state"]["interruption"]["action"], "terminate");
     // Cleaned up: what is proven to be stored is gone from here, and comes back elsewhere.
     assert!(!machine.work().join("partial/t1").exists());
     let log = machine.ask_json(&["list"]);
@@ -263,4 +277,86 @@ fn aws_that_refuses_or_hangs_is_named_and_the_files_are_saved_in_time_all_the_sa
         assert!(["partly", "failed", "timed_out"].contains(&outcome.as_str()), "{outcome}: {detail}");
         assert!(summary["remaining_ms"].as_u64().is_some_and(|left| left > 0), "{summary:#}");
     }
+}
+
+/// AWS that does everything at once, but for one call.
+fn all_well_but(failing: &'static str, reply: Reply) -> Wire {
+    Wire::start(None, move |request| {
+        let receipts = request.json().map_or(0, |body| body["Entries"].as_array().map_or(0, Vec::len));
+        let each: Vec<Value> = (0..receipts).map(|n| json!({ "Id": n.to_string() })).collect();
+        match request.operation.as_str() {
+            operation if operation == failing => reply.clone(),
+            "ChangeMessageVisibilityBatch" => {
+                Reply::Ok(json!({ "Successful": each, "Failed": [] }).to_string())
+            }
+            "Publish" => Reply::Ok("<MessageId>m</MessageId>".to_owned()),
+            _ => Reply::Ok(String::new()),
+        }
+    })
+}
+
+/// One evacuation with a failing call: what became of the stage that made it, in its own words.
+fn evacuated_with(failing: &'static str, reply: Reply) -> (String, String) {
+    let world = World::new();
+    let machine = world.spot_machine("one");
+    machine.write("active_receipts.json", r#"["AQEB1", "AQEB2"]"#);
+    let wire = all_well_but(failing, reply);
+    let queue = format!("{}/123456789012/q", wire.url());
+    let config = source_a(&machine, &queue, "arn:aws:sns:eu-west-1:123456789012:t");
+    let config = config.replace("hook = ", "group = \"fleet\"\nhook = ")
+        + "\n[evacuation.save_state]\nminimum = \"100ms\"\nwanted = \"5s\"\nmaximum = \"6s\"\n";
+    let mut run = start(&machine, &config, &wire.url());
+    machine.imds.as_ref().expect("has one").control.notice(NoticePlan::now(Action::Terminate));
+    let code = run.wait().code();
+    let summary = summary(&machine);
+    let (outcome, detail) = stage(&summary, "save_state");
+    for other in ["snapshot", "flush_logs", "hand_back", "complete_lifecycle", "clean_up"] {
+        assert_eq!(stage(&summary, other).0, "done", "{failing}: {other}: {summary:#}");
+    }
+    assert!(summary["remaining_ms"].as_u64().is_some_and(|left| left > 60_000), "{summary:#}");
+    assert_eq!(code, Some(if outcome == "done" { 85 } else { 86 }), "{failing}: {detail}: {}", run.log());
+    (outcome, detail)
+}
+
+#[test]
+fn every_failure_of_the_queue_and_of_the_table_is_named_and_the_other_stages_do_their_work() {
+    const QUEUE: &str = "ChangeMessageVisibilityBatch";
+    const TABLE: &str = "TransactWriteItems";
+    let refusal = |status, code, message| Reply::Error { status, code, message };
+    let stale = json!({ "Successful": [{ "Id": "0" }], "Failed": [
+        { "Id": "1", "SenderFault": true, "Code": "ReceiptHandleIsInvalid", "Message": "The receipt handle is invalid." },
+    ] });
+    let mut cases = vec![
+        (QUEUE, Reply::Ok(stale.to_string()), "done", "1 messages given back, 1 messages had gone on"),
+        (
+            TABLE,
+            refusal(400, "TransactionConflictException", "ongoing"),
+            "partly",
+            "something newer is there",
+        ),
+        (TABLE, refusal(400, "ConditionalCheckFailedException", "no"), "partly", "something newer is there"),
+    ];
+    for call in [QUEUE, TABLE] {
+        cases.extend([
+            (call, refusal(400, "ThrottlingException", "Rate exceeded"), "partly", "throttled"),
+            (call, refusal(403, "AccessDeniedException", "no"), "partly", "not allowed"),
+            (call, refusal(403, "ExpiredTokenException", "old"), "partly", "credentials have expired"),
+            (call, refusal(500, "InternalServerError", "oops"), "partly", "unavailable"),
+            (call, Reply::Hang, "partly", "did not answer"),
+            (call, Reply::Garbage, "partly", "unavailable"),
+        ]);
+    }
+    // Each waits for its own world alone.
+    std::thread::scope(|scope| {
+        for (call, reply, outcome, said) in cases {
+            scope.spawn(move || {
+                let (found, detail) = evacuated_with(call, reply.clone());
+                assert_eq!(found, outcome, "{call} with {reply:?}: {detail}");
+                assert!(
+                    detail.contains(said) && (outcome == "done" || detail.contains(call)),
+                    "{call} with {reply:?}: {detail}"
+                );
+            });
+        }
+    });
 }

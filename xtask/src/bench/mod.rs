@@ -6,6 +6,7 @@
 
 mod agents;
 mod evacuation;
+mod hand_back;
 mod idle;
 mod mock;
 mod process;

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-pub(crate) use steps::s3s_fs;
 use steps::{Done, STEPS, Step};
+pub(crate) use steps::{moto_program, s3s_fs};
 
 /// How a step ended.
 enum End {

@@ -13,32 +13,42 @@ use lifeboat_agent::ports::{Herald, Lifecycle, Queues, StateTable};
 use lifeboat_aws::{Aws, Options};
 
 use aws::{Hook, SqsQueues, Table};
+pub(crate) use lifeboat_agent::ports::SavedState;
 
 /// Everything that the configuration names.
 pub(crate) fn ports(settings: &Settings) -> anyhow::Result<Ports> {
     let cloud = &settings.cloud;
-    let aws = Aws::new(Options {
-        region: cloud.aws.region.clone(),
-        profile: cloud.aws.profile.clone(),
-        endpoint: cloud.aws.endpoint.clone(),
-        ..Options::default()
-    });
+    let aws = aws(settings);
     let queues: Arc<dyn Queues> = Arc::new(SqsQueues(aws.sqs()));
-    let table = match &settings.state {
-        Some(url) => {
-            let name = url.strip_prefix("dynamodb://").filter(|name| !name.is_empty());
-            let name = name.with_context(|| {
-                format!("`state = \"{url}\"` names no table this program knows: write \"dynamodb://TABLE\"")
-            })?;
-            let table: Arc<dyn StateTable> = Arc::new(Table { aws: aws.dynamodb(), name: name.to_owned() });
-            Some(table)
-        }
-        None => None,
-    };
     let scaling = &cloud.auto_scaling;
     let lifecycle = scaling.hook.clone().map(|hook| -> Arc<dyn Lifecycle> {
         Arc::new(Hook::new(aws.autoscaling(), scaling.group.clone(), hook, scaling.token.clone()))
     });
     let heralds: Vec<Arc<dyn Herald>> = heralds::all(cloud, &aws)?;
+    let table = table_of(settings, &aws)?;
     Ok(Ports { queues: vec![queues], table, lifecycle, heralds })
+}
+
+/// The table of states that the configuration names.
+pub(crate) fn table(settings: &Settings) -> anyhow::Result<Option<Arc<dyn StateTable>>> {
+    table_of(settings, &aws(settings))
+}
+
+fn aws(settings: &Settings) -> Aws {
+    let found = &settings.cloud.aws;
+    Aws::new(Options {
+        region: found.region.clone(),
+        profile: found.profile.clone(),
+        endpoint: found.endpoint.clone(),
+        ..Options::default()
+    })
+}
+
+fn table_of(settings: &Settings, aws: &Aws) -> anyhow::Result<Option<Arc<dyn StateTable>>> {
+    let Some(url) = &settings.state else { return Ok(None) };
+    let name = url.strip_prefix("dynamodb://").filter(|name| !name.is_empty());
+    let name = name.with_context(|| {
+        format!("`state = \"{url}\"` names no table this program knows: write \"dynamodb://TABLE\"")
+    })?;
+    Ok(Some(Arc::new(Table { aws: aws.dynamodb(), name: name.to_owned() })))
 }
