@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lifeboat_core::backoff::Backoff;
 use lifeboat_core::evacuation::stage::Report;
@@ -42,14 +43,17 @@ const STATE_MAX: u64 = 16 << 20;
 /// The last lines of a log file are looked for in this many bytes at its end.
 const LOG_TAIL_BYTES: u64 = 256 << 10;
 
+/// SaveState gives up so long before its time is over; of a short time an eighth.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// A table that is slower than this has failed; the store has the state.
-const TABLE_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+const TABLE_WAIT: Duration = Duration::from_secs(5);
 
 /// So many paths that were not saved are named in the summary; the log names all.
 const NAMED_MAX: usize = 20;
 
 /// The last recovery point, of which only what differs is stored, is asked for so long: then everything is.
-const BASE_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
+const BASE_WAIT: Duration = Duration::from_secs(3);
 
 /// `before_snapshot` gets one part in so many of the snapshot's time: what is not read in the rest is not saved.
 const BEFORE_SHARE: u32 = 4;
@@ -289,6 +293,9 @@ pub(crate) async fn save_state(
     interruption: &Interruption,
     deadline: Deadline,
 ) -> Handed {
+    // A stage that is ended by force says nothing: what failed is to be named.
+    let left = deadline.current().map(|end| end.saturating_duration_since(Instant::now()));
+    let deadline = deadline.earlier(left.map_or(Duration::ZERO, |left| (left / 8).min(LAST_WORDS)));
     let (text, mut notes) = state_text(site);
     let state =
         text.map(|text| add_interruption(text, site.app.state(), interruption_json(site, interruption)));
