@@ -9,7 +9,7 @@ use std::process::ExitStatus;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::process::{Pid, Signal};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
 /// The process ids of all such children, which are also their groups'.
 static APART: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
@@ -40,9 +40,9 @@ impl Apart {
         Ok(Self { child, group })
     }
 
-    /// What it says on standard error, where that is piped.
-    pub(crate) fn stderr(&mut self) -> Option<ChildStderr> {
-        self.child.stderr.take()
+    /// What it says on standard output and on standard error, where those are piped.
+    pub(crate) fn streams(&mut self) -> (Option<ChildStdout>, Option<ChildStderr>) {
+        (self.child.stdout.take(), self.child.stderr.take())
     }
 
     /// Waits for its end.

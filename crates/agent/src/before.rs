@@ -143,6 +143,9 @@ impl Run<'_> {
         let mut held_until = self.clock.now();
         // Ends with the last of the announced instants, or with a signal.
         loop {
+            if matches!(stop, Stop::Signal(_)) && self.leaves_on_sigterm().await {
+                return Ok(Some(self.left()));
+            }
             if self.has_unsaved
                 && let Some((notice, waiting)) = self.evacuation_for(&mut stop)
             {

@@ -154,11 +154,12 @@ pub(crate) async fn environment(site: &Site, how: &How, plan: &RestorePlan) -> V
     variables
 }
 
-/// Claims the work; while another machine holds it, waits and says so.
+/// Claims the work; while another machine holds it, says so, to `on_held` as well, and waits.
 pub(crate) async fn acquire_patiently(
     workload: &lifeboat_snapshot::Workload,
     claimant: &lifeboat_snapshot::Claimant,
     wait: Instant,
+    on_held: impl FnOnce(),
 ) -> Result<Acquired, AcquireError> {
     match acquire(workload, claimant, Wait::No).await {
         Err(AcquireError::Held { by, .. }) if Instant::now() < wait => {
@@ -167,6 +168,7 @@ pub(crate) async fn acquire_patiently(
                 host = by.host,
                 "another machine holds the work; waiting until it gives it up or falls silent"
             );
+            on_held();
             acquire(workload, claimant, Wait::Until(wait)).await
         }
         other => other,

@@ -37,6 +37,17 @@ pub struct AutoScalingConfig {
     pub heartbeat: Option<Span>,
 }
 
+/// `[load_balancer]`: the groups that this machine leaves before its workload is stopped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoadBalancerConfig {
+    /// The target groups' ARNs. Without any nothing is deregistered.
+    pub target_groups: Vec<String>,
+    /// What the groups call this machine: an instance's id or an address. Default: the address of the ECS task, else the
+    /// instance's id.
+    pub target: Option<String>,
+}
+
 /// `[metrics]`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -78,6 +89,8 @@ pub struct Cloud {
     pub aws: AwsConfig,
     /// The hook.
     pub auto_scaling: AutoScalingConfig,
+    /// Who sends requests here.
+    pub load_balancer: LoadBalancerConfig,
     /// Where metrics go.
     pub metrics: MetricsConfig,
     /// Who is told.
@@ -93,6 +106,20 @@ impl Cloud {
         }
         if scaling.heartbeat.is_some_and(|span| span.0.to_duration() < Duration::from_secs(1)) {
             return Err(senseless("auto_scaling.heartbeat", "must be at least 1s"));
+        }
+        let groups = &self.load_balancer.target_groups;
+        if let Some(group) =
+            groups.iter().find(|arn| !(arn.starts_with("arn:") && arn.contains(":targetgroup/")))
+        {
+            return Err(senseless(
+                "load_balancer.target_groups",
+                &format!(
+                    "must list ARNs, `arn:aws:elasticloadbalancing:REGION:ACCOUNT:targetgroup/NAME/ID`, and {group:?} is none"
+                ),
+            ));
+        }
+        if groups.is_empty() && self.load_balancer.target.is_some() {
+            return Err(senseless("load_balancer.target", "must be given with `target_groups`"));
         }
         let namespace = self.metrics.namespace.as_deref();
         // Source: CloudWatch API reference, `PutMetricData` (read 2023).

@@ -40,6 +40,8 @@ pub struct Status {
     pub phase: String,
     /// The claim under which it works.
     pub claim: u64,
+    /// The ECS task in which it runs, and what that may use.
+    pub task: Option<lifeboat_imds::task::Task>,
     /// What the metadata service shows.
     pub metadata: Seen,
 }

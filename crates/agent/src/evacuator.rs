@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::before::is_settled;
 use crate::clock::LocalClock;
 use crate::dirs::{Outlive, write_atomically};
+use crate::foreign::Foreign;
 use crate::hands::{self, Handed, Site, Stored};
 use crate::holding::Holding;
 use crate::lifecycle::Heartbeats;
@@ -37,6 +38,8 @@ pub(crate) enum Target {
     Own(Workload),
     /// Left running by an agent that died.
     Leftover(Mark),
+    /// Started by somebody else.
+    Foreign(Arc<Foreign>),
 }
 
 /// Drives one machine.
@@ -187,6 +190,9 @@ impl Evacuator {
                 tracing::error!(stage = %ended.stage, ?report, detail, "stage ended")
             }
         }
+        if ended.stage == Stage::Drain && report == Report::Nothing {
+            self.record.stopped = false; // it did not run
+        }
         self.record.details[ended.stage.index()] = detail;
         match stored {
             Stored::Nothing => {}
@@ -299,13 +305,19 @@ impl Evacuator {
         deadline: Deadline,
     ) -> Option<AbortHandle> {
         let stop_signal = self.site.settings.stop_signal.number();
-        let leftover = match (&mut self.target, stage) {
+        let others = match (&mut self.target, stage) {
             (Target::Own(workload), Stage::Drain) => {
                 workload.ask_to_stop(stop_signal);
                 return None; // reported by `workload_gone`
             }
-            (Target::Leftover(mark), Stage::Drain) => Some(mark.clone()),
-            (Target::None | Target::Own(_) | Target::Leftover(_), _) => None,
+            (Target::Leftover(mark), Stage::Drain) => Others::Leftover(mark.clone()),
+            (Target::Foreign(foreign), Stage::Drain) => {
+                // Before it is asked: an agent that dies in between must know that it is to start it again.
+                self.record.stopped = true;
+                self.file.store(&self.record);
+                Others::Foreign(Arc::clone(foreign))
+            }
+            (Target::None | Target::Own(_) | Target::Leftover(_) | Target::Foreign(_), _) => Others::None,
         };
         let (site, holding, sender) = (Arc::clone(&self.site), self.holding.clone(), self.sender.clone());
         let saved = (self.record.saved.state.clone(), self.record.saved.logs.clone());
@@ -313,10 +325,11 @@ impl Evacuator {
         let task = tokio::spawn(async move {
             let handed = match stage {
                 Stage::Notify => hands::notify(&site, &interruption),
-                Stage::Drain => drain_leftover(leftover, stop_signal, &deadline).await,
+                Stage::Deregister => crate::deregister::deregister(&site, &deadline).await,
+                Stage::Drain => others.drain(stop_signal, &deadline).await,
                 Stage::Snapshot => Box::pin(hands::snapshot(&site, &holding, deadline)).await,
                 Stage::SaveState => hands::save_state(&site, &holding, &interruption, deadline).await,
-                Stage::FlushLogs => hands::flush_logs(&site, &holding, deadline).await,
+                Stage::FlushLogs => crate::logs::flush(&site, &holding, deadline).await,
                 Stage::HandBack => hands::hand_back(&holding, &interruption, saved, deadline).await,
                 Stage::CompleteLifecycle => crate::lifecycle::complete(&site, &deadline).await,
                 Stage::CleanUp => hands::clean(&site, committed).await,
@@ -347,6 +360,7 @@ impl Evacuator {
             Target::None => true,
             Target::Own(workload) => workload.kill(),
             Target::Leftover(mark) => mark.kill(),
+            Target::Foreign(foreign) => foreign.kill(),
         }
     }
 
@@ -372,18 +386,25 @@ impl Evacuator {
     }
 }
 
-async fn drain_leftover(mark: Option<Mark>, signal: OsSignal, deadline: &Deadline) -> Handed {
-    let Some(mark) = mark else {
-        return Handed { report: Report::Nothing, detail: String::new(), stored: Stored::Nothing };
-    };
-    let until = deadline.current().unwrap_or_else(Instant::now);
-    if mark.stop(signal, until).await {
-        Handed {
-            report: Report::Done,
-            detail: "stopped what was left running".into(),
-            stored: Stored::Nothing,
+/// Processes that are no children of this agent.
+enum Others {
+    None,
+    Leftover(Mark),
+    Foreign(Arc<Foreign>),
+}
+
+impl Others {
+    async fn drain(self, signal: OsSignal, deadline: &Deadline) -> Handed {
+        let mark = match self {
+            Self::None => return Handed::new(Report::Nothing, ""),
+            Self::Foreign(foreign) => return foreign.stop(signal).await,
+            Self::Leftover(mark) => mark,
+        };
+        let until = deadline.current().unwrap_or_else(Instant::now);
+        if mark.stop(signal, until).await {
+            Handed::new(Report::Done, "stopped what was left running")
+        } else {
+            std::future::pending().await // the machine abandons the stage now, which kills
         }
-    } else {
-        std::future::pending().await // the machine abandons the stage now, which kills
     }
 }

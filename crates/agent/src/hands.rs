@@ -1,7 +1,7 @@
 //! The hands of the evacuation: one function a stage. They do what core decided and report what came of it;
 //! none of them decides anything about another.
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,10 +27,11 @@ use crate::app::App;
 use crate::clock::rfc3339;
 use crate::config::Settings;
 use crate::dirs::{Outlive, write_atomically};
+use crate::foreign::Foreign;
 use crate::heralds::Heralds;
 use crate::holding::{Holding, SharedClaim};
 use crate::hooks::{Hooks, Occasion, Outcome};
-use crate::ports::{Lifecycle, SavedState};
+use crate::ports::{Balancer, Lifecycle, SavedState};
 use crate::ring::LogRing;
 use crate::summary::Snapshot;
 
@@ -39,9 +40,6 @@ pub type MakeProgress = Arc<dyn Fn(&str) -> Arc<dyn lifeboat_snapshot::Progress>
 
 /// A state file larger than this belongs into the work directory, where it is saved as any file.
 const STATE_MAX: u64 = 16 << 20;
-
-/// The last lines of a log file are looked for in this many bytes at its end.
-const LOG_TAIL_BYTES: u64 = 256 << 10;
 
 /// SaveState gives up so long before its time is over; of a short time an eighth.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -82,8 +80,14 @@ pub struct Site {
     pub(crate) app: Arc<App>,
     /// Who waits for the evacuation.
     pub(crate) lifecycle: Option<Arc<dyn Lifecycle>>,
+    /// Who sends requests here.
+    pub(crate) balancers: Vec<Arc<dyn Balancer>>,
     /// Who is told of it.
     pub(crate) heralds: Heralds,
+    /// What runs here and was started by somebody else.
+    pub(crate) foreign: Option<Arc<Foreign>>,
+    /// The ECS task that this runs in.
+    pub(crate) task: Option<lifeboat_imds::task::Task>,
     /// The agent's own last log lines.
     pub ring: LogRing,
     /// For progress bars.
@@ -127,7 +131,7 @@ impl Handed {
         Self::new(Report::Failed, chain(error))
     }
 
-    fn given_back() -> Self {
+    pub(crate) fn given_back() -> Self {
         Self::new(Report::Failed, "the work has been given back")
     }
 }
@@ -478,7 +482,7 @@ fn read_below(dir: &Path, path: &Path, size_max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn open_below(dir: &Path, path: &Path) -> io::Result<std::fs::File> {
+pub(crate) fn open_below(dir: &Path, path: &Path) -> io::Result<std::fs::File> {
     // O_NONBLOCK: a pipe in the file's place must not hang the stage.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
     let base = rustix::fs::open(dir, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -487,60 +491,12 @@ fn open_below(dir: &Path, path: &Path) -> io::Result<std::fs::File> {
     regular(std::fs::File::from(opened))
 }
 
-fn regular(file: std::fs::File) -> io::Result<std::fs::File> {
+pub(crate) fn regular(file: std::fs::File) -> io::Result<std::fs::File> {
     if file.metadata()?.is_file() {
         Ok(file)
     } else {
         Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"))
     }
-}
-
-/// FlushLogs: the last lines of the log files and of the agent itself.
-pub(crate) async fn flush_logs(site: &Site, holding: &Holding, deadline: Deadline) -> Handed {
-    let mut text = String::new();
-    let (mut notes, mut is_whole) = (Vec::new(), true);
-    for path in &site.settings.log_files {
-        match log_tail(&site.work_dir, path, site.settings.log_lines) {
-            Ok(tail) => text.push_str(&format!("==> {} <==\n{tail}\n", path.display())),
-            // One that was never written is no loss.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                notes.push(format!("there is no {}", path.display()));
-            }
-            Err(error) => {
-                is_whole = false;
-                notes.push(format!("{}: {error}", path.display()));
-            }
-        }
-    }
-    text.push_str("==> lifeboat <==\n");
-    text.push_str(&site.ring.text());
-    let Some(claim) = holding.claim().await else { return Handed::given_back() };
-    let id = claim.lock().await.id();
-    match extra::put(&site.workload, &id, Extra::Logs, text.into(), &deadline).await {
-        Ok(stored) => Handed {
-            report: if is_whole { Report::Done } else { Report::Partly },
-            detail: [vec![bytes_text(stored.size)], notes].concat().join("; "),
-            stored: Stored::Logs(stored),
-        },
-        Err(error) => Handed::failed(&error),
-    }
-}
-
-/// The last `lines` lines of a log file. An absolute path may lead anywhere but must not be a link itself.
-fn log_tail(work_dir: &Path, path: &Path, lines: usize) -> io::Result<String> {
-    let mut file = if path.is_absolute() {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
-        regular(std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?))?
-    } else {
-        open_below(work_dir, path)?
-    };
-    let size = file.metadata()?.len();
-    file.seek(SeekFrom::Start(size.saturating_sub(LOG_TAIL_BYTES)))?;
-    let mut bytes = Vec::new();
-    file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
-    let text = String::from_utf8_lossy(&bytes);
-    let all: Vec<&str> = text.lines().collect();
-    Ok(all[all.len().saturating_sub(lines)..].join("\n"))
 }
 
 /// HandBack: give the claim up, so that the next machine goes on without waiting for the lease.
@@ -635,17 +591,6 @@ mod tests {
             assert!(read_below(&work, Path::new(path), 9).is_err(), "{path}");
         }
         assert!(read_below(&work, Path::new("sub/state.json"), 1).is_err(), "too large");
-    }
-
-    #[test]
-    fn a_log_tail_is_its_last_lines() {
-        let temp = tempfile::tempdir().expect("temporary directory");
-        let text: String = (0..50_000).map(|n| format!("line {n}\n")).collect();
-        std::fs::write(temp.path().join("app.log"), text).expect("written");
-        let tail = log_tail(temp.path(), Path::new("app.log"), 2).expect("read");
-        assert_eq!(tail, "line 49998\nline 49999");
-        assert_eq!(log_tail(temp.path(), &temp.path().join("app.log"), 1).expect("read"), "line 49999");
-        assert!(log_tail(temp.path(), Path::new("none.log"), 2).is_err());
     }
 
     #[test]

@@ -4,30 +4,17 @@
 //! when it failed, and when it was broken off. One that takes too long is killed with its process group. Neither keeps
 //! an evacuation longer than a share of the snapshot's time.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
-use crate::apart::Apart;
-use crate::process::RUN_ID_VARIABLE;
-
-/// So much of what a failing command said last is repeated.
-const SAID_BYTES_MAX: usize = 500;
-
-/// What a command had said arrives within this time of its end, unless it left something running that may go on.
-const LAST_WORDS: Duration = Duration::from_millis(200);
-
-/// A killed process is gone after this, or hangs in the kernel.
-const KILL_WAIT: Duration = Duration::from_secs(2);
+use crate::errand;
 
 /// One of the two commands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,19 +42,6 @@ pub(crate) enum Outcome {
     Failed,
     /// It was not even tried, or ended in the middle.
     BrokenOff,
-}
-
-/// Why a command did not do its part.
-#[derive(Debug, thiserror::Error)]
-enum HookError {
-    #[error("{name} `{program}` cannot be started: {source}")]
-    NotStarted { name: &'static str, program: String, source: std::io::Error },
-    #[error("{name} `{program}` failed with {status}{said}")]
-    Failed { name: &'static str, program: String, status: ExitStatus, said: String },
-    #[error("{name} `{program}` did not end within {limit_ms} ms and was killed")]
-    TimedOut { name: &'static str, program: String, limit_ms: u128 },
-    #[error("{name} `{program}` cannot be waited for: {source}")]
-    Unwaited { name: &'static str, program: String, source: std::io::Error },
 }
 
 /// The commands of one workload.
@@ -129,7 +103,7 @@ impl Hooks {
             let left = end.map_or(before.timeout, |end| end.saturating_duration_since(Instant::now()));
             let variables = [("LIFEBOAT_SNAPSHOT", occasion.word())];
             let ran = self.inner.run("before_snapshot", before, &variables, before.timeout.min(left)).await;
-            around.failure = ran.err().map(|error| error.to_string());
+            around.failure = ran.err();
         }
         around
     }
@@ -185,7 +159,7 @@ impl Around {
             let variables =
                 [("LIFEBOAT_SNAPSHOT", occasion.word()), ("LIFEBOAT_SNAPSHOT_RESULT", outcome.word())];
             if let Err(error) = inner.run("after_snapshot", after, &variables, after.timeout).await {
-                tracing::error!(%error, "what follows a snapshot was not done");
+                tracing::error!(error, "what follows a snapshot was not done");
             }
         });
     }
@@ -204,59 +178,17 @@ impl Inner {
         hook: &Hook,
         variables: &[(&'static str, &'static str)],
         limit: Duration,
-    ) -> Result<(), HookError> {
+    ) -> Result<(), String> {
         let (program, arguments) = hook.command.split_first().expect("the configuration requires a command");
-        let named = || program.clone();
         let mut command = Command::new(program);
         command
             .args(arguments)
             .current_dir(&self.work_dir)
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
-            .envs(variables.iter().copied())
-            // It is no part of the workload, also where that runs below another one.
-            .env_remove(RUN_ID_VARIABLE)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+            .envs(variables.iter().copied());
         let begun = Instant::now();
-        let started = Apart::start(&mut command);
-        let mut child = started.map_err(|source| HookError::NotStarted { name, program: named(), source })?;
-        let stderr = child.stderr();
-        let listening = tokio::spawn(last_words(stderr));
-        let status = match timeout(limit, child.wait()).await {
-            Ok(status) => status.map_err(|source| HookError::Unwaited { name, program: named(), source })?,
-            Err(_elapsed) => {
-                child.kill();
-                // Gone at once, unless it hangs in the kernel.
-                let _ = timeout(KILL_WAIT, child.wait()).await;
-                listening.abort();
-                return Err(HookError::TimedOut { name, program: named(), limit_ms: limit.as_millis() });
-            }
-        };
-        tracing::debug!(name, took_ms = begun.elapsed().as_millis(), %status, "command ended");
-        if status.success() {
-            listening.abort();
-            return Ok(());
-        }
-        let stop = listening.abort_handle();
-        let said = match timeout(LAST_WORDS, listening).await {
-            Ok(Ok(said)) if !said.is_empty() => format!(": {said}"),
-            Ok(Ok(_) | Err(_)) | Err(_) => String::new(),
-        };
-        stop.abort();
-        Err(HookError::Failed { name, program: named(), status, said })
+        errand::run(command, limit).await.map_err(|error| format!("{name} {error}"))?;
+        tracing::debug!(name, took_ms = begun.elapsed().as_millis(), "command ended");
+        Ok(())
     }
-}
-
-/// The end of what is said, on one line.
-async fn last_words(stderr: Option<impl AsyncRead + Unpin>) -> String {
-    let Some(mut stderr) = stderr else { return String::new() };
-    let (mut piece, mut last) = ([0; 4096], VecDeque::new());
-    // Ends with the stream; what is kept is bounded.
-    while let Ok(length @ 1..) = stderr.read(&mut piece).await {
-        last.extend(&piece[..length]);
-        last.drain(..last.len().saturating_sub(SAID_BYTES_MAX));
-    }
-    let bytes: Vec<u8> = last.into();
-    String::from_utf8_lossy(&bytes).split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -111,6 +111,29 @@ pub trait Lifecycle: fmt::Debug + Send + Sync {
     async fn heartbeat(&self, instance: &str, within: Duration) -> Result<bool, PortError>;
 }
 
+/// A load balancer's group of targets, of which this machine or task is one.
+#[async_trait]
+pub trait Balancer: fmt::Debug + Send + Sync {
+    /// Which, for the log and the summary.
+    fn name(&self) -> String;
+
+    /// Takes this target out: it gets no new requests. Whether it was in at all. Doing it twice does no harm.
+    ///
+    /// # Errors
+    /// [`PortError`]
+    async fn leave(&self, within: Duration) -> Result<bool, PortError>;
+
+    /// Whether no request can be under way to it any more.
+    ///
+    /// # Errors
+    /// [`PortError`]
+    async fn is_drained(&self, within: Duration) -> Result<bool, PortError>;
+}
+
+/// Makes the groups of [`Ports::balancers`], once it is known what this target is called there: an instance's id or an
+/// address.
+pub type MakeBalancers = Arc<dyn Fn(&str) -> Vec<Arc<dyn Balancer>> + Send + Sync>;
+
 /// What is told of an evacuation.
 #[derive(Clone, Debug)]
 pub enum News {
@@ -141,7 +164,7 @@ pub trait Herald: fmt::Debug + Send + Sync {
 }
 
 /// What is beyond the store. The default knows directory queues, and keeps the state in the store alone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Ports {
     /// Kinds of queues beside the directory queue, which is always known.
     pub queues: Vec<Arc<dyn Queues>>,
@@ -149,6 +172,17 @@ pub struct Ports {
     pub table: Option<Arc<dyn StateTable>>,
     /// Who waits for the evacuation.
     pub lifecycle: Option<Arc<dyn Lifecycle>>,
+    /// Who sends requests here.
+    pub balancers: Option<MakeBalancers>,
     /// Who is told of it.
     pub heralds: Vec<Arc<dyn Herald>>,
+}
+
+impl fmt::Debug for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ports")
+            .field("queues", &self.queues)
+            .field("table", &self.table)
+            .finish_non_exhaustive()
+    }
 }

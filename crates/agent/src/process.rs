@@ -208,10 +208,22 @@ impl Workload {
 }
 
 impl Mark {
+    /// The mark of work whose processes somebody else started: it has none of its own.
+    pub(crate) fn of_others() -> Self {
+        Self { run_id: String::new(), leader: 0, born: None }
+    }
+
+    pub(crate) const fn is_of_others(&self) -> bool {
+        self.run_id.is_empty()
+    }
+
     /// Every process of the workload on this machine, as far as this user may see it: those with the run id in
     /// their environment, and, as that can be cleared, the first process with its group and all descendants.
     #[must_use]
     pub fn processes(&self) -> Vec<Pid> {
+        if self.is_of_others() {
+            return Vec::new();
+        }
         let mut found: BTreeSet<i32> =
             self.marked().into_iter().map(|pid| pid.as_raw_nonzero().get()).collect();
         if self.leader_lives() {
@@ -379,17 +391,17 @@ fn start_error(program: &OsString, work_dir: &Path, source: io::Error) -> StartE
 
 /// A process, as `/proc/PID/stat` describes it.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
-    pid: Pid,
+pub(crate) struct Entry {
+    pub(crate) pid: Pid,
     parent: i32,
     group: i32,
     /// In clock ticks since the boot.
-    started: u64,
-    state: u8,
+    pub(crate) started: u64,
+    pub(crate) state: u8,
 }
 
 impl Entry {
-    fn read(pid: Pid) -> Option<Self> {
+    pub(crate) fn read(pid: Pid) -> Option<Self> {
         // Source: proc(5): /proc/PID/stat is `pid (name) state parent group …`, the start time its 22nd field;
         // the name may contain anything, also `)` and bytes that are no UTF-8.
         let stat = std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
@@ -426,7 +438,7 @@ fn descendants() -> Vec<Pid> {
 
 /// All descendants of `roots`, without these, and without `apart` and what lies below. Read from the parents that the processes name, because the
 /// kernel's lists of children exist only where it was built with them.
-fn family(roots: &[Pid], apart: &BTreeSet<i32>) -> Vec<Entry> {
+pub(crate) fn family(roots: &[Pid], apart: &BTreeSet<i32>) -> Vec<Entry> {
     let mut parents: BTreeSet<i32> = roots.iter().map(|pid| pid.as_raw_nonzero().get()).collect();
     let mut rest = process_table();
     rest.retain(|entry| {

@@ -32,6 +32,9 @@ pub struct Record {
     pub progress: Progress,
     /// The workload that was running.
     pub workload: Option<Mark>,
+    /// The agent has stopped the unit that it protects, and starts it when the work may go on.
+    #[serde(default)]
+    pub stopped: bool,
     /// The recovery point that is being restored into the work directory; gone when it is whole.
     pub restoring: bool,
     /// The recovery point that the work directory was last equal to. Files that are still as in it are proven
@@ -61,6 +64,7 @@ impl Default for Record {
             format: FORMAT,
             progress: Progress::Idle { handled: None },
             workload: None,
+            stopped: false,
             restoring: false,
             base: None,
             saved: Saved::default(),

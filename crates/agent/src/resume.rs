@@ -49,8 +49,12 @@ pub(crate) fn take_over(
     let generation = record.saved.snapshot.as_ref().map(|snapshot| snapshot.generation);
     let left = Left { base: record.base.clone(), handed_back: generation.filter(|_| may_be_given_back) };
     let (holding, reclaim, lost) = reclaim(&site.workload, claimant, left);
-    let target = record.workload.clone().map_or(Target::None, Target::Leftover);
-    let plan = Plan { has_workload: record.workload.is_some(), ..site.settings.plan };
+    let target = match (&record.workload, &site.foreign) {
+        (Some(mark), _) if !mark.is_of_others() => Target::Leftover(mark.clone()),
+        (Some(_) | None, Some(foreign)) => Target::Foreign(Arc::clone(foreign)),
+        (Some(_) | None, None) => Target::None,
+    };
+    let plan = Plan { has_workload: !matches!(target, Target::None), ..site.settings.plan };
     let mut evacuator = Evacuator::new(Arc::clone(site), holding, clock, (file, record), target, plan);
     if matches!(drain, StageState::Ended { .. }) && !evacuator.workload_goes_on() {
         // The agent may have died between deciding to kill and doing it.

@@ -5,45 +5,38 @@
 //! protect → conclude. Until the workload starts, any stop ends the run without having touched anything.
 
 use std::ffi::OsString;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use lifeboat_core::conclusion::{Conclusion, Ending, Exit, conclude, exit_code};
 use lifeboat_core::evacuation::stage::Plan;
-use lifeboat_core::evacuation::{Input, Progress, Verdict};
+use lifeboat_core::evacuation::{Input, Progress};
 use lifeboat_core::notice::{Action, Notice, Source};
-use lifeboat_imds::identity::{Identity, identity};
-use lifeboat_imds::{Client, WallClock};
 use lifeboat_snapshot::Deadline;
 use lifeboat_snapshot::claim::{Acquired, ClaimError};
-use lifeboat_snapshot::journal::{self, Release};
-use lifeboat_snapshot::prune;
-use lifeboat_snapshot::prune::PrunePlan;
+use lifeboat_snapshot::journal::{self, RecoveryPoint, Release};
 use lifeboat_worker::wire::SOCKET_VARIABLE;
-use rustix::process::Signal as OsSignal;
 use serde::Serialize;
 use tokio::sync::{Mutex, oneshot};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::app::serve::AppServer;
 use crate::before::Stop;
 use crate::begin::{RestorePlan, acquire_patiently, environment, log_plan, restore_into, restore_plan};
-use crate::clock::{LocalClock, wall_now};
+use crate::clock::LocalClock;
 use crate::control::{Server, Status};
 use crate::evacuator::{Evacuator, Target};
 use crate::hands::{MakeProgress, Site, chain};
 use crate::holding::{Holding, SharedClaim, descends};
 use crate::intake::{Event, Intake};
 use crate::ports::Ports;
-use crate::precopy::Precopy;
-use crate::process::{Life, Mark, Workload};
+use crate::process::{Mark, Workload};
 use crate::record::{Record, RecordFile};
 use crate::renewal::Renewal;
 use crate::resume::loss;
 use crate::ring::LogRing;
-use crate::setup::{IDENTITY_WAIT, RunError, Setup};
+use crate::setup::{RunError, Setup};
 use crate::summary::Summary;
+use crate::whereabouts::whereabouts;
 
 /// What a caller adds to the set-up.
 #[derive(Clone)]
@@ -94,6 +87,11 @@ pub(crate) enum Driven {
 /// # Errors
 /// [`RunError`] when the workload was not started, or the end of its work could not be recorded.
 pub async fn run(setup: &Setup, command: &[OsString], ui: Ui) -> Result<RunEnd, RunError> {
+    live(setup, Some(command), ui).await
+}
+
+/// The life of an agent: with a command it starts that, without one it protects what others start.
+pub(crate) async fn live(setup: &Setup, command: Option<&[OsString]>, ui: Ui) -> Result<RunEnd, RunError> {
     setup.dirs.create()?;
     let _lock = setup.dirs.lock()?;
     setup.keep_config();
@@ -101,13 +99,16 @@ pub async fn run(setup: &Setup, command: &[OsString], ui: Ui) -> Result<RunEnd, 
         .map_err(|source| RunError::System { what: "cannot listen on the control socket", source })?;
     let intake = Intake::start(setup, requests)
         .map_err(|source| RunError::System { what: "cannot catch signals", source })?;
-    let instance = instance_name(setup).await;
-    let site = Arc::new(setup.site(instance, ui)?);
+    let site = Arc::new(setup.site(whereabouts(setup).await, ui)?);
     let file = RecordFile::new(&setup.dirs.agent);
     let record = file.load();
     let clock = LocalClock::start();
-    let mut run = Run { setup, site, intake, clock, file, record, has_unsaved: false };
-    let mut end = Box::pin(run.whole(command)).await;
+    let is_agent = command.is_none();
+    let mut run = Run { setup, site, intake, clock, file, record, has_unsaved: false, is_agent };
+    let mut end = match command {
+        Some(command) => Box::pin(run.whole(command)).await,
+        None => Box::pin(run.watch_over()).await,
+    };
     run.site.heralds.settle().await;
     if let Ok(RunEnd { summary: Some(summary), .. }) = &mut end {
         summary.not_told = run.site.heralds.failed();
@@ -119,27 +120,6 @@ pub async fn run(setup: &Setup, command: &[OsString], ui: Ui) -> Result<RunEnd, 
     end
 }
 
-/// This machine's name: as configured, as the metadata service says, or the host's.
-pub(crate) async fn instance_name(setup: &Setup) -> String {
-    if let Some(instance) = &setup.instance_id {
-        return instance.clone();
-    }
-    let identity = match &setup.metadata {
-        Some(endpoint) => {
-            let mut client = Client::new(endpoint.clone(), WallClock::new(wall_now));
-            identity(&mut client, IDENTITY_WAIT).await.unwrap_or_default()
-        }
-        None => Identity::default(),
-    };
-    if identity.instance_id.is_some() && !identity.is_spot() {
-        tracing::info!(
-            life_cycle = identity.life_cycle,
-            "this is no Spot instance; it is protected all the same"
-        );
-    }
-    identity.instance_id.unwrap_or_else(crate::setup::host_name)
-}
-
 pub(crate) struct Run<'a> {
     pub(crate) setup: &'a Setup,
     pub(crate) site: Arc<Site>,
@@ -149,6 +129,8 @@ pub(crate) struct Run<'a> {
     pub(crate) record: Record,
     /// A dead agent's workload worked here, and what it did since the last recovery point is nowhere else.
     pub(crate) has_unsaved: bool,
+    /// Others start what is protected.
+    pub(crate) is_agent: bool,
 }
 
 impl Run<'_> {
@@ -206,7 +188,7 @@ impl Run<'_> {
     }
 
     /// Tasks of an agent that died on this machine: no process of theirs is left, so that others may have them.
-    async fn hand_over_what_was_left(&self) {
+    pub(crate) async fn hand_over_what_was_left(&self) {
         let deadline = Deadline::at(Instant::now() + HAND_OVER_WAIT);
         let handed = self.site.app.hand_over(Vec::new(), Some(std::time::Duration::ZERO), &deadline).await;
         if !handed.is_nothing() {
@@ -222,19 +204,21 @@ impl Run<'_> {
             pid: std::process::id(),
             phase: phase.to_owned(),
             claim,
+            task: self.site.task.clone(),
             metadata: self.intake.seen().clone(),
         }
     }
 
     /// Claims the work and brings the work directory to where it stands.
-    async fn claim_and_restore(&mut self) -> Result<Result<Ready, RunEnd>, RunError> {
+    pub(crate) async fn claim_and_restore(&mut self) -> Result<Result<Ready, RunEnd>, RunError> {
         let claimant = self.setup.claimant(&self.site.instance)?;
         let workload = self.site.workload.clone();
         let wait = Instant::now() + self.site.settings.claim_wait.to_duration();
         tracing::info!(workload = %workload.name(), instance = self.site.instance, "claiming the work");
+        let fence = self.fence();
         let acquired = loop {
             let stop = tokio::select! {
-                acquired = acquire_patiently(&workload, &claimant, wait) => break acquired?,
+                acquired = acquire_patiently(&workload, &claimant, wait, || fence.held_elsewhere()) => break acquired?,
                 stop = self.next_stop(false) => stop,
             };
             if let Some(stop) = stop
@@ -243,6 +227,7 @@ impl Run<'_> {
                 return Ok(Err(end));
             }
         };
+        self.record.stopped |= fence.is_ended();
         let Acquired { claim, resume, how } = acquired;
         let claim: SharedClaim = Arc::new(Mutex::new(claim));
         // Restoring may take longer than the lease.
@@ -256,161 +241,50 @@ impl Run<'_> {
         };
         let plan = restore_plan(resume, descends, &self.record, &self.site);
         log_plan(&how, &plan);
-        if let RestorePlan::Restore { point, .. } = &plan {
-            let progress = Progress::Idle { handled: handled(&self.record) };
-            let base = self.record.base.take();
-            self.record = Record { restoring: true, progress, base: base.clone(), ..Record::default() };
-            self.file.store(&self.record);
-            let site = Arc::clone(&self.site);
-            let restored = tokio::select! {
-                restored = restore_into(&site, point, base.as_ref()) => restored,
-                stop = self.next_call_to_stop() => {
-                    // Nothing here is newer than what is stored.
-                    give_up(&claim, "interrupted while the work was being restored").await;
-                    let code = if let Stop::Signal(code) = stop { code } else { exit_code::EVACUATED };
-                    return Ok(Err(RunEnd::new(code, "stopped while the work was being restored; it is given back")));
-                }
-                Ok(error) = &mut lost => return Err(error.into()),
-            };
-            if let Err(error) = restored {
-                give_up(&claim, "it could not be restored").await;
-                return Err(error);
-            }
-            self.record.base = Some(point.manifest.clone());
+        let plan = self.restore_where_it_may_be(plan);
+        if let RestorePlan::Restore { point } = &plan
+            && let Some(end) = self.bring_here(&claim, point, &mut lost).await?
+        {
+            return Ok(Err(end));
         }
         self.site.app.claimed(claim.lock().await.id().seq);
         let environment = environment(&self.site, &how, &plan).await;
         Ok(Ok((claim, environment)))
     }
 
-    /// The workload runs: watches over it until its end.
-    async fn protect(&mut self, claim: SharedClaim, mut evacuator: Evacuator) -> Result<RunEnd, RunError> {
-        let (renewal, lost) = Renewal::start(Arc::clone(&claim));
-        let mut lost = Some(lost);
-        // Ends with this function at the latest: it only makes room.
-        let mut housekeeping = JoinSet::new();
-        housekeeping.spawn(prune_old_points(Arc::clone(&self.site)));
-        let mut waiting: Vec<oneshot::Sender<Summary>> = Vec::new();
-        let mut fenced: Option<ClaimError> = None;
-        let mut interrupts = 0u32;
-        // When processes that the workload left behind are killed; when a survived interruption is over.
-        let mut linger_until: Option<Instant> = None;
-        let mut survived_at: Option<Instant> = None;
-        let mut precopy: Option<Precopy> = None;
-        let mut copy_now = false;
-        loop {
-            // The last save is the evacuation's: a round that is under way ends here.
-            if evacuator.is_evacuating() || fenced.is_some() {
-                precopy = None;
-            } else {
-                if precopy.is_none() {
-                    precopy = Precopy::start(&self.site, &claim, copy_now);
-                }
-                if std::mem::take(&mut copy_now)
-                    && let Some(precopy) = &precopy
-                {
-                    precopy.round_now();
-                }
-            }
-            let clock = evacuator.clock();
-            let handled = evacuator.handled();
-            let mut input = None;
-            tokio::select! {
-                event = self.intake.next(handled, || clock.now()) => match event {
-                    Event::Child => {}
-                    Event::Terminate => {
-                        input = Some(Input::Notice(self.own_notice(clock, Source::Sigterm)));
-                    }
-                    Event::Evacuate(reply) => {
-                        waiting.push(reply);
-                        input = Some(Input::Notice(self.own_notice(clock, Source::Operator)));
-                    }
-                    Event::Interrupt => {
-                        interrupts += 1;
-                        if interrupts > 1 {
-                            evacuator.kill_workload();
-                            give_up(&claim, "ended by a second interrupt").await;
-                            return Ok(RunEnd::new(exit_code::SIGNAL_BASE + 2, "ended by a second interrupt; the files are where they were"));
-                        }
-                        pass_on(&evacuator, OsSignal::INT);
-                    }
-                    Event::PassOn(signal) => pass_on(&evacuator, signal),
-                    Event::Notice(notice) => input = Some(Input::Notice(notice)),
-                    Event::Expect(notice) => input = Some(Input::Notice(notice)),
-                    Event::Withdrawn | Event::Quiet => {}
-                    Event::CopyNow => copy_now = true,
-                    Event::Status(reply) => {
-                        let phase = if evacuator.is_evacuating() { "evacuating" } else { "running" };
-                        let id = claim.try_lock().map_or(0, |claim| claim.id().seq);
-                        let _ = reply.send(self.status(phase, id)); // the asker has gone
-                    }
-                },
-                stage = evacuator.next() => input = Some(stage),
-                error = loss(&mut lost) => {
-                    tracing::error!(error = chain(&error), "the work belongs to somebody else now; the workload is killed");
-                    fenced = Some(error);
-                    evacuator.kill_workload();
-                }
-                () = sleep_until(linger_until) => {
-                    tracing::warn!("killing processes that the workload left behind");
-                    evacuator.kill_workload();
-                    linger_until = None;
-                }
-                () = sleep_until(survived_at) => {
-                    input = Some(Input::Survived);
-                    survived_at = None;
-                }
-            }
-            if let Some(jump) = (!evacuator.is_evacuating()).then(|| self.clock.catch_up()).flatten() {
-                tracing::warn!(
-                    jump_ms = jump,
-                    "the clock jumped: the machine slept or was set; asking who owns the work"
-                );
-                evacuator.set_clock(self.clock);
-                self.intake.forget_clock();
-                renewal.renew_now();
-            }
-            if let Some(summary) = input.and_then(|input| evacuator.feed(input)) {
-                if evacuator.workload_goes_on() {
-                    tracing::warn!("saved before the hibernation; the workload goes on");
-                    let over = summary.interruption.deadline + self.site.settings.patience.stale;
-                    survived_at = Some(clock.instant(over));
-                    answer(&mut waiting, &summary);
-                } else {
-                    evacuator.kill_workload();
-                    answer(&mut waiting, &summary);
-                    return Ok(self.evacuated(&claim, &mut evacuator, summary).await);
-                }
-            }
-            // Looked at in every round, not only at SIGCHLD: signals may be merged.
-            let life = match &mut evacuator.target {
-                Target::Own(workload) => workload.reap(),
-                Target::None | Target::Leftover(_) => Life::Running,
-            };
-            match life {
-                Life::Running => {}
-                Life::Orphans(_) if evacuator.is_evacuating() || fenced.is_some() => {}
-                Life::Orphans(exit) => {
-                    if linger_until.is_none() {
-                        tracing::info!(%exit, "the workload ended and left processes behind; asking them to stop");
-                        if let Target::Own(workload) = &mut evacuator.target {
-                            workload.ask_to_stop(self.site.settings.stop_signal.number());
-                        }
-                        linger_until = Some(Instant::now() + self.site.settings.linger.to_duration());
-                    }
-                }
-                Life::Gone(exit) => match fenced {
-                    Some(error) => {
-                        evacuator.forget_evacuation();
-                        evacuator.keep_record();
-                        let message = format!("{}; the workload was killed", chain(&error));
-                        return Ok(RunEnd::new(exit_code::NOT_OURS, message));
-                    }
-                    None if evacuator.is_evacuating() => evacuator.workload_gone(&exit.to_string()),
-                    None => return self.ended_by_itself(claim, evacuator, exit).await,
-                },
-            }
+    /// Brings the work directory to `point`. Returns how the run ended where something stopped it.
+    async fn bring_here(
+        &mut self,
+        claim: &SharedClaim,
+        point: &RecoveryPoint,
+        lost: &mut oneshot::Receiver<ClaimError>,
+    ) -> Result<Option<RunEnd>, RunError> {
+        if let Err(error) = self.nothing_runs_here().await {
+            give_up(claim, "its directory is in use").await;
+            return Err(error);
         }
+        let progress = Progress::Idle { handled: handled(&self.record) };
+        let base = self.record.base.take();
+        let stopped = self.record.stopped;
+        self.record = Record { restoring: true, stopped, progress, base: base.clone(), ..Record::default() };
+        self.file.store(&self.record);
+        let site = Arc::clone(&self.site);
+        let restored = tokio::select! {
+            restored = restore_into(&site, point, base.as_ref()) => restored,
+            stop = self.next_call_to_stop() => {
+                // Nothing here is newer than what is stored.
+                give_up(claim, "interrupted while the work was being restored").await;
+                let code = if let Stop::Signal(code) = stop { code } else { exit_code::EVACUATED };
+                return Ok(Some(RunEnd::new(code, "stopped while the work was being restored; it is given back")));
+            }
+            Ok(error) = lost => return Err(error.into()),
+        };
+        if let Err(error) = restored {
+            give_up(claim, "it could not be restored").await;
+            return Err(error);
+        }
+        self.record.base = Some(point.manifest.clone());
+        Ok(None)
     }
 
     /// A notice whose deadline this machine's configuration gives: SIGTERM, or somebody's wish.
@@ -425,29 +299,9 @@ impl Run<'_> {
         Notice { source, action: Action::Terminate, key: None, deadline }
     }
 
-    async fn evacuated(&self, claim: &SharedClaim, evacuator: &mut Evacuator, summary: Summary) -> RunEnd {
-        /// The renewal may not have noticed yet; the time is nearly over.
-        const PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
-        let is_lost = summary.verdict == Verdict::Incomplete
-            && matches!(
-                tokio::time::timeout(PATIENCE, async { claim.lock().await.renew().await }).await,
-                Ok(Err(ClaimError::Fenced { .. }))
-            );
-        if is_lost {
-            evacuator.forget_evacuation();
-        } else {
-            evacuator.settle();
-        }
-        evacuator.keep_record();
-        let ending = if is_lost { Ending::LostClaim } else { Ending::Evacuated(summary.verdict) };
-        let message = if is_lost { "the work belongs to somebody else now" } else { "evacuated" };
-        let (_, code) = conclude(Exit::Code(0), ending);
-        RunEnd { code, message: message.into(), summary: Some(summary) }
-    }
-
     /// The workload ended without having been stopped: finished work is marked done, failed work is saved
     /// and given back.
-    async fn ended_by_itself(
+    pub(crate) async fn ended_by_itself(
         &mut self,
         claim: SharedClaim,
         mut evacuator: Evacuator,
@@ -533,7 +387,7 @@ const HAND_OVER_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
 type Ready = (SharedClaim, Vec<(&'static str, OsString)>);
 
 /// Gives the work back untouched, best effort: without it the lease has to run out.
-async fn give_up(claim: &SharedClaim, why: &str) {
+pub(crate) async fn give_up(claim: &SharedClaim, why: &str) {
     /// One small write; a store that is slower than this is waited for by whoever comes next.
     const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
     let release = Release { reason: why.to_owned(), ..Release::default() };
@@ -559,25 +413,7 @@ async fn mark_done(claim: &SharedClaim, until: Instant) -> Result<(), ClaimError
     }
 }
 
-/// Deletes what the recovery points beyond the configured number alone need, best effort.
-async fn prune_old_points(site: Arc<Site>) {
-    let keep =
-        usize::try_from(site.settings.keep).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN);
-    let plan = PrunePlan { keep, holder: None, is_dry_run: false };
-    match prune(&site.workload, &plan).await {
-        Ok(pruned) if pruned.objects.is_empty() => {}
-        Ok(pruned) => {
-            tracing::info!(
-                objects = pruned.objects.len(),
-                bytes = pruned.bytes,
-                "pruned old recovery points"
-            );
-        }
-        Err(error) => tracing::warn!(error = chain(&error), "cannot prune old recovery points"),
-    }
-}
-
-fn remove_old_signal_file(site: &Site) {
+pub(crate) fn remove_old_signal_file(site: &Site) {
     match std::fs::remove_file(&site.signal_file) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             tracing::warn!(%error, path = %site.signal_file.display(), "cannot remove the signal file of an earlier run");
@@ -586,13 +422,7 @@ fn remove_old_signal_file(site: &Site) {
     }
 }
 
-fn pass_on(evacuator: &Evacuator, signal: OsSignal) {
-    if let Target::Own(workload) = &evacuator.target {
-        workload.signal(signal);
-    }
-}
-
-fn answer(waiting: &mut Vec<oneshot::Sender<Summary>>, summary: &Summary) {
+pub(crate) fn answer(waiting: &mut Vec<oneshot::Sender<Summary>>, summary: &Summary) {
     for asker in waiting.drain(..) {
         let _ = asker.send(summary.clone()); // the asker has gone
     }
@@ -604,12 +434,5 @@ pub(crate) fn handled(record: &Record) -> Option<lifeboat_core::notice::Key> {
         Progress::Evacuating { interruption, .. } | Progress::Finished { interruption, .. } => {
             interruption.key
         }
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }

@@ -4,10 +4,12 @@ use std::ffi::OsString;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use lifeboat_core::conclusion::exit_code;
 use lifeboat_core::time::Millis;
 use lifeboat_imds::Endpoint;
+use lifeboat_imds::task::Task;
 use lifeboat_snapshot::claim::{AcquireError, ClaimError, Claimant};
 use lifeboat_snapshot::journal::Holder;
 use lifeboat_snapshot::restore::RestoreError;
@@ -18,12 +20,14 @@ use lifeboat_snapshot::{Layout, Rounds, StoreError, StoreUrl, UploadLog, Workloa
 use crate::app::App;
 use crate::config::{Config, ConfigError, LayoutChoice, Settings};
 use crate::dirs::{Dirs, DirsError, Outlive, state_dir, write_atomically};
-use crate::hands::Site;
+use crate::foreign::Foreign;
+use crate::hands::{Site, chain};
 use crate::heralds::Heralds;
 use crate::hooks::Hooks;
 use crate::process::StartError;
 use crate::record::agent_id;
 use crate::run::Ui;
+use crate::whereabouts::Whereabouts;
 
 /// How long to wait at the start for the metadata service to name this instance.
 pub const IDENTITY_WAIT: Millis = Millis::from_secs(1);
@@ -49,6 +53,10 @@ pub struct Setup {
     pub instance_id: Option<String>,
     /// Where the metadata service is, if it is to be watched.
     pub metadata: Option<Endpoint>,
+    /// Where the metadata of the ECS task are, if this is one.
+    pub task_metadata: Option<Endpoint>,
+    /// Whether this runs in a pod of Kubernetes.
+    pub is_pod: bool,
 }
 
 /// Why a run, or one of its relatives, cannot go on.
@@ -108,6 +116,24 @@ pub enum RunError {
     /// The command could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// What the agent is to protect cannot be protected as it is.
+    #[error("cannot protect {what}: {problem}")]
+    Protect {
+        /// What.
+        what: String,
+        /// Why not, and what would help.
+        problem: String,
+    },
+    /// It runs already, and its files are still to be restored; nothing was touched.
+    #[error(
+        "the evacuated work is to be restored into {path}, and {what} runs there already: stop it, or have it started after this agent"
+    )]
+    RunsAlready {
+        /// What.
+        what: String,
+        /// Where.
+        path: PathBuf,
+    },
     /// The operating system refused something that always works.
     #[error("{what}")]
     System {
@@ -127,7 +153,7 @@ impl RunError {
             Self::Dirs(DirsError::Locked { .. })
             | Self::Acquire(AcquireError::Held { .. })
             | Self::Claim(ClaimError::Fenced { .. }) => exit_code::NOT_OURS,
-            Self::Restore { .. } => exit_code::NOT_RESTORED,
+            Self::Restore { .. } | Self::RunsAlready { .. } => exit_code::NOT_RESTORED,
             Self::Start(StartError::NotFound(_)) => exit_code::NOT_FOUND,
             Self::Start(StartError::CannotExecute { .. }) => exit_code::CANNOT_EXECUTE,
             Self::Config(_)
@@ -140,6 +166,7 @@ impl RunError {
             | Self::Store(_)
             | Self::Acquire(AcquireError::Store(_))
             | Self::Claim(ClaimError::Store(_) | ClaimError::Ended { .. })
+            | Self::Protect { .. }
             | Self::System { .. } => exit_code::FAILED,
         }
     }
@@ -176,6 +203,11 @@ impl Setup {
         variable: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, RunError> {
         let settings = config.settings()?;
+        if command.is_some() && config.protect.names_something() {
+            return Err(RunError::Missing(
+                "`[protect]` names what somebody else starts: that is protected by `lifeboat agent`, while `lifeboat run` starts its command itself",
+            ));
+        }
         let name: WorkloadName = match (&config.name, command) {
             (Some(name), _) => name.parse()?,
             (None, Some(command)) => name_of(command).parse()?,
@@ -193,8 +225,16 @@ impl Setup {
         let metadata = match (&settings.metadata_endpoint, settings.metadata_enabled) {
             (_, false) => None,
             (Some(address), true) => Some(Endpoint::parse(address)?),
+            // There is none on Fargate. Source: ECS developer guide, "Fargate task metadata" (read 2023-06).
+            (None, true) if text("AWS_EXECUTION_ENV").as_deref() == Some("AWS_ECS_FARGATE") => None,
             (None, true) => Endpoint::from_environment(text)?,
         };
+        // It only tells the task's name: nothing is worth stopping for.
+        let task_metadata = lifeboat_imds::task::endpoint_from_environment(text).unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "the metadata of the ECS task are not asked");
+            None
+        });
+        let is_pod = text("KUBERNETES_SERVICE_HOST").is_some();
         let dirs = Dirs::new(&state_dir, name.as_str());
         let instance_id = config.instance_id.clone();
         let config = Config {
@@ -203,7 +243,19 @@ impl Setup {
             store: Some(store.to_string()),
             ..config.clone()
         };
-        Ok(Self { config, instance_id, settings, name, work_dir, store, state_dir, dirs, metadata })
+        Ok(Self {
+            config,
+            instance_id,
+            settings,
+            name,
+            work_dir,
+            store,
+            state_dir,
+            dirs,
+            metadata,
+            task_metadata,
+            is_pod,
+        })
     }
 
     /// Whether an agent of this user has protected the workload on this machine before.
@@ -231,8 +283,11 @@ impl Setup {
     ///
     /// # Errors
     /// [`RunError::Store`] when the store cannot be opened.
-    pub fn site(&self, instance: String, ui: Ui) -> Result<Site, RunError> {
+    pub(crate) fn site(&self, whereabouts: Whereabouts, ui: Ui) -> Result<Site, RunError> {
+        let Whereabouts { instance, task } = whereabouts;
         let Ui { ring, progress, ports } = ui;
+        let target = self.target(&instance, task.as_ref());
+        let balancers = ports.balancers.as_ref().map(|make| make(&target)).unwrap_or_default();
         let (lifecycle, heralds) = (ports.lifecycle.clone(), Heralds::new(ports.heralds.clone()));
         let store = lifeboat_snapshot::open(&self.store)?;
         let signal_file =
@@ -275,6 +330,9 @@ impl Setup {
             hooks,
             lifecycle,
             heralds,
+            balancers,
+            foreign: Foreign::of(&self.settings.protect.what).map(Arc::new),
+            task,
             settings: self.settings.clone(),
             workload,
             work_dir: self.work_dir.clone(),
@@ -286,6 +344,13 @@ impl Setup {
             ring,
             progress,
         })
+    }
+
+    /// What a load balancer calls this machine: as configured, the address of the ECS task, or the instance's id.
+    fn target(&self, instance: &str, task: Option<&Task>) -> String {
+        let configured = self.settings.cloud.load_balancer.target.clone();
+        let address = || task.and_then(|task| task.addresses.first().cloned());
+        configured.or_else(address).unwrap_or_else(|| instance.to_owned())
     }
 
     /// Who this agent is towards the store. To be called under the agent's lock.

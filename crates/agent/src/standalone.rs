@@ -16,9 +16,10 @@ use crate::dirs::DirsError;
 use crate::hands::Site;
 use crate::record::RecordFile;
 use crate::resume::{loss, take_over};
-use crate::run::{Ui, instance_name};
+use crate::run::Ui;
 use crate::setup::{RunError, Setup};
 use crate::summary::Summary;
+use crate::whereabouts::whereabouts;
 
 /// Beyond the evacuation's own time, for the answer to arrive.
 const ANSWER_MARGIN: Duration = Duration::from_secs(30);
@@ -64,8 +65,7 @@ async fn alone(setup: &Setup, ui: Ui, begun: Timestamp) -> Result<Summary, RunEr
     let file = RecordFile::new(&setup.dirs.agent);
     let record = file.load();
     let clock = LocalClock::start();
-    let instance = instance_name(setup).await;
-    let site = Arc::new(setup.site(instance, ui)?);
+    let site = Arc::new(setup.site(whereabouts(setup).await, ui)?);
     if let Progress::Finished { at, .. } = &record.progress
         && (*at >= begun
             || (is_all_saved(&record.progress) && clock.now().since(*at) < setup.settings.operator_grace))

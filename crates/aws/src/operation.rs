@@ -120,6 +120,7 @@ operations! {
     DeregisterTargets, Elb, ["elasticloadbalancing:DeregisterTargets"];
     DescribeTargetGroupAttributes, Elb, ["elasticloadbalancing:DescribeTargetGroupAttributes"];
     DescribeTargetHealth, Elb, ["elasticloadbalancing:DescribeTargetHealth"];
+    GetTopicAttributes, Sns, ["sns:GetTopicAttributes"];
     Publish, Sns, ["sns:Publish"];
     ChangeMessageVisibilityBatch, Sqs, ["sqs:ChangeMessageVisibility"];
     DeleteMessageBatch, Sqs, ["sqs:DeleteMessage"];

@@ -1,4 +1,4 @@
-//! SNS: publishing.
+//! SNS: publishing, and whether a topic is there.
 
 use std::time::Duration;
 
@@ -46,6 +46,17 @@ impl Sns {
             request.set_subject(Some(subject).filter(|text| !text.is_empty())).send().await
         };
         Ok(call(operation, topic, within, answer).await?.message_id.unwrap_or_default())
+    }
+
+    /// How many confirmed subscriptions a topic has, where it says so. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] when there is no such topic; [`AwsError`].
+    pub async fn subscriptions(&self, topic: &str, within: Duration) -> Result<Option<u64>, AwsError> {
+        let answer = async { self.0.sns_client().await.get_topic_attributes().topic_arn(topic).send().await };
+        let answer = call(Operation::GetTopicAttributes, topic, within, answer).await?;
+        let count = answer.attributes.and_then(|all| all.get("SubscriptionsConfirmed")?.parse().ok());
+        Ok(count)
     }
 }
 

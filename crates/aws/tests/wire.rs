@@ -55,6 +55,7 @@ async fn every_call(aws: &Aws, within: Duration) -> Vec<AwsError> {
     keep(elb.health("arn", &[], within).await.map(drop));
     keep(elb.deregistration_delay("arn", within).await.map(drop));
     keep(aws.sns().publish("arn", "s", "m", within).await.map(drop));
+    keep(aws.sns().subscriptions("arn", within).await.map(drop));
     keep(sqs.queue_url("q", within).await.map(drop));
     keep(sqs.attributes("q", within).await.map(drop));
     let receive = Receive { max: 1, wait: Duration::ZERO, visibility: None };

@@ -38,6 +38,8 @@ Exit codes: `run` passes the command's own code through. Lifeboat's own are
 pub(crate) enum Command {
     /// Run a command under protection: restore its evacuated work, watch for notices, evacuate.
     Run(RunArgs),
+    /// Protect what somebody else starts: a systemd unit, a daemon with a PID file, or a directory alone.
+    Agent(AgentArgs),
     /// Evacuate now: through the running agent, or without one.
     Evacuate(EvacuateArgs),
     /// Ask the running agent how it stands; with a controller's configuration file, how its services stand.
@@ -62,8 +64,8 @@ pub(crate) enum Command {
     Verify(PointArgs),
     /// Delete old recovery points and what only they need.
     Prune(PruneArgs),
-    /// Check this machine, and say what is wrong and how to mend it.
-    Doctor(WorkloadArgs),
+    /// Check this machine, and say what is wrong and how to mend it; with --from, check how a fleet is set up.
+    Doctor(DoctorArgs),
     /// Compare failover policies on a recorded trace or a scenario file.
     Simulate(Box<lifeboat_sim::cli::SimulateArgs>),
     /// Print what surrounds a controller, from its configuration.
@@ -135,6 +137,18 @@ pub(crate) struct WorkloadArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) workload: WorkloadArgs,
+    /// Judge what these files tell, and look at nothing else: JSON as `aws` prints it (ec2 describe-instances,
+    /// describe-launch-template-versions, describe-spot-instance-requests, …; autoscaling
+    /// describe-auto-scaling-groups; ecs describe-task-definition; elbv2 describe-target-group-attributes;
+    /// service-quotas get-service-quota), a launch template's data, or a task definition.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) from: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) workload: WorkloadArgs,
@@ -168,6 +182,18 @@ pub(crate) struct RunArgs {
     /// The command and its arguments.
     #[arg(required = true, last = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    #[command(flatten)]
+    pub(crate) workload: WorkloadArgs,
+    /// The systemd unit that is stopped at the notice.
+    #[arg(long, value_name = "UNIT", conflicts_with = "pid_file")]
+    pub(crate) unit: Option<String>,
+    /// The file with the id of the process that is stopped at the notice.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pid_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -322,6 +348,17 @@ impl RunArgs {
         config.exclude.extend(self.exclude.iter().cloned());
         if self.clean_up {
             config.clean_up = Some(true);
+        }
+        Ok(config)
+    }
+}
+
+impl AgentArgs {
+    /// The configuration file with these flags over it.
+    pub(crate) fn config(&self) -> anyhow::Result<Config> {
+        let mut config = self.workload.config()?;
+        if self.unit.is_some() || self.pid_file.is_some() {
+            (config.protect.unit, config.protect.pid_file) = (self.unit.clone(), self.pid_file.clone());
         }
         Ok(config)
     }

@@ -61,6 +61,7 @@ async fn dispatch(cli: Cli, ring: lifeboat_agent::LogRing) -> anyhow::Result<u8>
     let (json, is_quiet) = (cli.json, cli.quiet);
     match cli.command {
         Command::Run(args) => commands::run::run(&args, ui, commands::run::Say { json, is_quiet }).await,
+        Command::Agent(args) => commands::run::agent(&args, ui, commands::run::Say { json, is_quiet }).await,
         Command::Evacuate(args) => commands::run::evacuate(&args, ui, json).await,
         Command::Status(args) => match &args.workload.store.config {
             Some(file) if commands::fleet::is_controllers(file) => {

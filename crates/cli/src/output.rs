@@ -1,16 +1,36 @@
 //! Results to standard output, everything else to standard error.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use lifeboat_core::time::Timestamp;
 use serde::Serialize;
 
 /// Prints a result. A reader that has gone (`lifeboat list | head`) is no failure.
 pub(crate) fn result(text: &str) -> anyhow::Result<()> {
+    print(text).map(|_| ())
+}
+
+/// Whether there is still a reader.
+fn print(text: &str) -> anyhow::Result<bool> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        Ok(()) | Err(_) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Prints one of many looks at the same thing: on a terminal in place of the last, in a pipe after it, as JSON one line
+/// each. False where the reader has gone and there is nobody to look for.
+pub(crate) fn again(
+    json: bool,
+    value: &impl Serialize,
+    text: impl FnOnce() -> String,
+) -> anyhow::Result<bool> {
+    match json {
+        true => print(&format!("{}\n", serde_json::to_string(value)?)),
+        false if std::io::stdout().is_terminal() => print(&format!("\x1b[2J\x1b[H{}", text())),
+        false => print(&format!("{}\n", text())),
     }
 }
 

@@ -6,11 +6,14 @@ mod lab;
 
 use std::time::{Duration, Instant};
 
-use lab::Lab;
+use harness::{World, eventually};
+use lab::{Lab, Watched};
 use lifeboat_core::failover::phase::Phase;
 use lifeboat_core::failover::policy::{Policy, Shortfall, Switch};
 use lifeboat_core::failover::reason::Reason;
 use lifeboat_core::failover::state::Rules;
+use lifeboat_imds::mock::NoticePlan;
+use lifeboat_imds::wire::Action;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -56,6 +59,8 @@ fn switch_fails_over_waits_for_half_of_on_demand_and_returns_after_the_stable_wi
     let on_demand = returned.iter().find(|entry| entry.to == Phase::OnDemand).expect("it was there");
     let stable = returned.iter().find(|entry| entry.to == Phase::ShiftingToSpot).expect("it returned");
     assert!(stable.at.since(on_demand.at).0 >= 600_000, "a stable window of ten minutes: {returned:#?}");
+    let Reason::SpotStable { taken, good } = stable.reason else { panic!("{stable:?}") };
+    assert!(taken >= 10 && good * 100 >= taken * 80, "it says why it returned: {stable:?}");
     let alerts = lab.get("alerts").to_string();
     for text in ["fails over to On-Demand", "returns to Spot", "is back on Spot"] {
         assert!(alerts.contains(text), "{text}: {alerts}");
@@ -74,7 +79,7 @@ fn shortfall_starts_on_demand_at_the_notice_for_exactly_what_will_vanish() {
     lab.config("");
     let _controller = lab.controller(&[]);
     adopted(&lab);
-    lab.interrupt(3);
+    lab.take_spot(7, 900);
     lab.until("three are asked for", |lab| lab.told() == (10, 3));
     lab.until("Spot has everything again", |lab| lab.told() == (10, 0) && lab.web("spot", "ready") == 10);
     lab.check(&shortfall());
@@ -86,7 +91,7 @@ fn a_warned_task_whose_event_is_lost_is_found_by_looking() {
     lab.config("");
     let _controller = lab.controller(&[]);
     adopted(&lab);
-    lab.interrupt(2);
+    lab.take_spot(8, 900);
     lab.until("two are asked for", |lab| lab.told() == (10, 2));
     let queue = lab.get("state");
     assert_eq!(lab::at(&queue, &["queues", "lifeboat-events", "sent"]), 0, "no event told of it");
@@ -106,6 +111,7 @@ fn a_task_that_stays_pending_and_tells_nobody_fails_the_service_over() {
     let first = history.iter().find(|entry| entry.to == Phase::ShiftingToOnDemand).expect("it failed over");
     let Reason::PendingTooLong { pending } = first.reason else { panic!("{first:?}") };
     assert!(pending.0 >= 180_000, "{pending}");
+    lab.check(&switch());
 }
 
 #[test]
@@ -168,7 +174,7 @@ fn throttling_and_errors_of_queue_and_ecs_delay_and_never_break() {
     ] {
         lab.post("fail", json!({ "operation": operation, "error": error, "seconds": 2 }));
     }
-    lab.interrupt(3);
+    lab.take_spot(7, 900);
     lab.until("they are covered", |lab| lab.told().1 >= 3);
     lab.post(
         "faults",
@@ -179,6 +185,7 @@ fn throttling_and_errors_of_queue_and_ecs_delay_and_never_break() {
     lab.post("faults", json!({}));
     lab.post("mend", json!({}));
     lab.until("Spot has everything again", |lab| lab.told() == (10, 0) && lab.web("spot", "ready") == 10);
+    lab.check(&shortfall());
 }
 
 #[test]
@@ -194,6 +201,7 @@ fn on_demand_that_cannot_start_leaves_spot_as_it_is_and_a_person_is_told() {
     lab.until("Spot or On-Demand has everything", |lab| {
         lab.history().last().is_some_and(|entry| matches!(entry.to, Phase::OnDemand | Phase::Spot))
     });
+    lab.check(&Rules::new(Policy::Switch(Switch { interruptions: 2, ..Switch::default() })));
 }
 
 #[test]
@@ -208,6 +216,58 @@ fn an_instance_that_will_be_interrupted_is_told_to_evacuate_through_ssm() {
         commands.contains("i-0123456789abcdef0") && commands.contains("lifeboat evacuate")
     });
     lab.until("a person is told", |lab| lab.get("alerts").to_string().contains("i-0123456789abcdef0"));
+}
+
+#[test]
+fn what_ssm_is_told_to_run_and_the_agents_own_notice_are_one_evacuation() {
+    let world = World::new();
+    let machine = world.spot_machine("one");
+    let lab = Lab::start(15, "");
+    let (work, store) = (machine.work(), machine.store.clone());
+    let command =
+        format!("evacuate --name w --json --work-dir {} --store {}", work.display(), store.display());
+    lab.config(&format!("[machines]\ncommand = 'lifeboat {command}'"));
+    let _controller = lab.controller(&[]);
+    adopted(&lab);
+    let mut run =
+        machine.run(&[], "touch begun; trap 'sleep 0.5; exit 0' TERM; while :; do sleep 0.05; done");
+    eventually("the workload runs", || work.join("begun").exists());
+    // The same interruption, told three times by EventBridge and once by the instance itself.
+    let instances = ["i-0123456789abcdef0"];
+    for kind in ["rebalance", "interruption", "interruption"] {
+        lab.post("instance", json!({ "kind": kind, "instances": instances }));
+    }
+    machine.imds.as_ref().expect("has one").control.notice(NoticePlan::now(Action::Terminate));
+    lab.until("both commands are sent", |lab| sent_commands(lab).len() >= 2);
+    let sent = sent_commands(&lab);
+    assert!(sent.iter().all(|sent| *sent == format!("lifeboat {command}")), "{sent:?}");
+    let words: Vec<&str> = command.split(' ').collect();
+    // What the SSM agent does there, each time at once.
+    let results: Vec<Value> = std::thread::scope(|scope| {
+        let told = sent.iter().map(|_| scope.spawn(|| machine.lifeboat(&words).output().expect("started")));
+        let told: Vec<_> = told.collect();
+        told.into_iter()
+            .map(|asker| {
+                let output = asker.join().expect("an answer");
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                serde_json::from_slice(&output.stdout).expect("JSON")
+            })
+            .collect()
+    });
+    run.expect_code(85);
+    assert!(results.iter().all(|result| *result == machine.summary()), "{results:?}");
+    let records = std::fs::read_dir(store.join("w/journal")).expect("listed").count();
+    assert_eq!(records, 3, "claimed, committed, released: once");
+}
+
+/// The shell commands that were sent to instances.
+fn sent_commands(lab: &Lab) -> Vec<String> {
+    let commands = lab.get("commands");
+    let sent = commands["commands"].as_array().expect("a list").iter();
+    sent.map(|sent| {
+        lab::at(sent, &["command", "Parameters", "commands"])[0].as_str().expect("text").to_owned()
+    })
+    .collect()
 }
 
 #[test]
@@ -275,6 +335,30 @@ fn people_see_shift_pause_and_resume() {
 }
 
 #[test]
+fn status_is_watched_on_a_terminal_and_in_a_pipe_until_nobody_reads() {
+    let lab = Lab::start(15, "");
+    lab.config("");
+    let _controller = lab.controller(&[]);
+    adopted(&lab);
+    let mut json = Watched::start(lab.lifeboat(&["status", "--watch", "--json"]), false);
+    let mut piped = Watched::start(lab.lifeboat(&["status", "--watch"]), false);
+    let mut terminal = Watched::start(lab.lifeboat(&["status", "--watch"]), true);
+    let phase = |line: &str| serde_json::from_str::<Value>(line).expect("a line is JSON")[0]["phase"].clone();
+    assert_eq!(phase(&json.line("web")), "spot");
+    piped.line("web      spot ");
+    terminal.line("\u{1b}[2J\u{1b}[HSERVICE");
+    lab.post("capacity", json!({ "spot": 7 }));
+    while phase(&json.line("web")) == "spot" {}
+    piped.line("_demand");
+    terminal.line("_demand");
+    for mut watched in [json, piped] {
+        watched.close();
+        let status = watched.ended();
+        assert!(status.success(), "nobody reads any more, and that is no failure: {status}");
+    }
+}
+
+#[test]
 fn a_dry_run_sets_no_count_and_once_ends_by_itself() {
     let lab = Lab::start(15, "");
     lab.config("");
@@ -296,9 +380,10 @@ fn a_service_that_is_deleted_is_let_go_and_one_that_deploys_is_not_lowered() {
     lab.config("");
     let mut controller = lab.controller(&[]);
     adopted(&lab);
-    lab.interrupt(3);
+    lab.take_spot(7, 1_800);
     lab.until("three are asked for", |lab| lab.told().1 == 3);
     lab.post("service", json!({ "name": "web", "deploying": true }));
+    lab.post("capacity", json!({ "spot": 40 }));
     lab.until("Spot is whole", |lab| lab.web("spot", "ready") == 10);
     std::thread::sleep(lab.real(150));
     assert!(lab.told().1 > 0, "nothing is lowered while a deployment is in progress");

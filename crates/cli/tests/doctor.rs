@@ -255,3 +255,44 @@ fn an_announced_interruption_is_seen() {
     let (found, _) = doctor(&machine, &[]);
     expect(&found, "interruption notice", "warn", "lifeboat evacuate");
 }
+
+#[test]
+fn files_are_judged_wherever_the_doctor_runs_and_nothing_else_is_looked_at() {
+    let world = World::new();
+    let machine = world.machine("one");
+    let template = machine.dir.join("template.json");
+    let data = r#"{ "InstanceMarketOptions": { "MarketType": "spot", "SpotOptions": { "MaxPrice": "0.02" } },
+        "MetadataOptions": { "HttpPutResponseHopLimit": 2 } }"#;
+    fs::write(&template, data).expect("written");
+    let definition = machine.dir.join("task.json");
+    fs::write(&definition, r#"{ "family": "t", "containerDefinitions": [{ "name": "c" }] }"#)
+        .expect("written");
+    let (template, definition) = (template.to_string_lossy(), definition.to_string_lossy());
+    let (found, code) = doctor(&machine, &["--from", &template, &definition]);
+    expect(&found, "maximum price", "warn", "$0.02");
+    expect(&found, "interruption behaviour", "ok", "terminate");
+    expect(&found, "metadata hop limit", "ok", "2");
+    expect(&found, "stopTimeout", "warn", "of the 120 s");
+    assert!(!found.contains_key("store") && !found.contains_key("metadata endpoint"));
+    assert_eq!(code, 0);
+
+    // The configuration says what is counted on.
+    machine.configure("[evacuation]\ngrace = \"100s\"\n");
+    let config = machine.dir.join("lifeboat.toml");
+    let config = config.to_string_lossy();
+    let (found, code) = doctor(&machine, &["--config", &config, "--from", &definition]);
+    expect(&found, "stopTimeout", "fail", "killed before the 100 s");
+    assert_eq!(code, 125);
+
+    let nonsense = machine.dir.join("nonsense.json");
+    fs::write(&nonsense, "<html>").expect("written");
+    for (file, text) in
+        [("missing.json", "No such file"), (nonsense.to_str().expect("UTF-8"), "it is no JSON")]
+    {
+        let output = machine.ask(&["doctor", "--from", file]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(125), "{said}");
+        assert!(said.contains("cannot use") && said.contains(file) && said.contains(text), "{said}");
+        assert!(output.stdout.is_empty());
+    }
+}

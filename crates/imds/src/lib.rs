@@ -2,7 +2,7 @@
 //!
 //! * [`wire`]: what is on the wire, shared by client and mock.
 //! * [`endpoint`], [`client`]: where the service is, and an IMDSv2 client for it.
-//! * [`identity`]: which instance this is.
+//! * [`identity`]: which instance this is; [`task`]: which ECS task.
 //! * [`poller`]: one poller for all the paths that announce something.
 //! * [`diagnose`]: why the service cannot be used, and how to mend it.
 //! * [`mock`]: a metadata server for rehearsals and tests, on loopback only.
@@ -18,6 +18,7 @@ pub mod error;
 pub mod identity;
 pub mod mock;
 pub mod poller;
+pub mod task;
 pub mod wire;
 
 pub use client::{Answer, Client};

@@ -17,6 +17,7 @@ pub mod bound;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod ecs;
+mod forms;
 pub mod html;
 #[cfg(feature = "lab")]
 pub mod lab;

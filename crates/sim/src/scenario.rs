@@ -6,11 +6,13 @@
 use std::path::{Path, PathBuf};
 
 use lifeboat_core::failover::state::Rules;
+pub use lifeboat_core::span::Span;
 use lifeboat_core::time::Millis;
 use serde::Deserialize;
 use thiserror::Error;
 
 use crate::ecs::StartTimes;
+use crate::forms::{self, per_mille, range};
 use crate::model::Model;
 use crate::policies::{self, UnknownPolicy};
 use crate::trace::{Trace, TraceError};
@@ -134,38 +136,6 @@ impl Run {
     }
 }
 
-/// A span of time that was written with its unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Span(pub Millis);
-
-impl TryFrom<String> for Span {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl std::str::FromStr for Span {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let factor = match unit {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return Err(format!("{text:?} is no duration; write it like 30s, 2m or 500ms")),
-        };
-        let number: u64 =
-            number.parse().map_err(|_| format!("{text:?} is no duration; write it like 30s"))?;
-        number.checked_mul(factor).map(|ms| Self(Millis(ms))).ok_or_else(|| format!("{text:?} is too long"))
-    }
-}
-
 /// What to simulate.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -245,14 +215,8 @@ impl Scenario {
     ///
     /// The file cannot be read, or is not a scenario.
     pub fn read(path: &Path) -> Result<Self, ScenarioError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ScenarioError::Read { path: path.to_path_buf(), source })?;
-        let mut scenario: Self = toml::from_str(&text)
-            .map_err(|source| ScenarioError::Toml { path: path.to_path_buf(), source: Box::new(source) })?;
-        if let (Some(trace), Some(parent)) = (&scenario.trace, path.parent()) {
-            scenario.trace = Some(parent.join(trace));
-        }
-        Ok(scenario)
+        let scenario: Self = forms::read(path)?;
+        Ok(Self { trace: forms::beside(path, scenario.trace), ..scenario })
     }
 
     /// Checks every number and name that does not need the trace.
@@ -261,16 +225,13 @@ impl Scenario {
     ///
     /// The first that cannot be.
     pub fn check(&self) -> Result<(), ScenarioError> {
-        let range = |key, range, found: String| Err(ScenarioError::Range { key, range, found });
         if self.replicas == 0 || self.replicas > REPLICAS_MAX {
             return range("replicas", "1 to 5000", self.replicas.to_string());
         }
         if !(self.spot_price_ratio > 0.0 && self.spot_price_ratio <= 1.0) {
             return range("spot_price_ratio", "above 0 and at most 1", self.spot_price_ratio.to_string());
         }
-        if !(0.0..=1.0).contains(&self.announced) {
-            return range("announced", "0 to 1", self.announced.to_string());
-        }
+        forms::shares(&[("announced", self.announced)])?;
         if let Some(price) = self.on_demand_price
             && !(price > 0.0 && price < 1e6)
         {
@@ -307,11 +268,7 @@ impl Scenario {
         };
         let trace = if self.zones.is_empty() { trace } else { trace.only(&self.zones)? };
         if self.on_demand_price.is_some() && trace.zones.iter().any(|zone| zone.prices.is_empty()) {
-            return Err(ScenarioError::Range {
-                key: "on_demand_price",
-                range: "left out where the trace has no prices",
-                found: trace.name,
-            });
+            return range("on_demand_price", "left out where the trace has no prices", trace.name);
         }
         Ok(trace.scaled(self.capacity_scale))
     }
@@ -336,10 +293,4 @@ impl Scenario {
         let named = policies::parse(&run.policy)?;
         Ok((Rules::new(named.policy), named))
     }
-}
-
-fn per_mille(share: f64) -> u32 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to lie within 0…1")]
-    let whole = (share * 1000.0).round() as u32;
-    whole
 }

@@ -128,18 +128,20 @@ pub(crate) fn agent(args: &[&str]) -> anyhow::Result<ExitCode> {
 }
 
 /// Runs `bench/controller.py`, which measures the controller against labs of its own and writes
-/// `docs/bench-controller.md`.
+/// `docs/bench-controller.md`. The peer needs boto3, which moto's environment has.
 ///
 /// # Errors
 /// When something that is measured does not do what it should.
 pub(crate) fn controller(args: &[&str]) -> anyhow::Result<ExitCode> {
     let (is_quick, lifeboat) = parse(args)?;
+    let python = crate::ci::aws_python()?;
     let lifeboat = match lifeboat {
         Some(path) => path.canonicalize().with_context(|| format!("there is no {}", path.display()))?,
         None => built()?,
     };
-    let mut command = std::process::Command::new("python3");
+    let mut command = std::process::Command::new(&python);
     command.arg(root().join("bench/controller.py")).arg("--lifeboat").arg(lifeboat);
+    command.arg("--python").arg(&python);
     command.arg("--out").arg(root().join("docs/bench-controller.md"));
     if is_quick {
         command.arg("--quick");

@@ -147,10 +147,19 @@ pub(crate) fn s3s_fs() -> anyhow::Result<PathBuf> {
     installed("s3s-fs", S3S_FS, &["--features", "binary"])
 }
 
-/// The tests find it where this installs it: a virtual environment of its own, with pinned packages.
+/// The tests find it where this installs it.
 fn aws_server() -> anyhow::Result<Done> {
+    println!("{}", aws_python()?.with_file_name("moto_server").display());
+    Ok(Done::Passed)
+}
+
+/// The Python of a virtual environment with moto and boto3, in pinned packages; installed where it is missing.
+///
+/// # Errors
+/// When it cannot be installed.
+pub(crate) fn aws_python() -> anyhow::Result<PathBuf> {
     let home = tool_home("moto", MOTO)?;
-    let (python, program) = (home.join("bin/python3"), home.join("bin/moto_server"));
+    let python = home.join("bin/python3");
     // Written last: an installation that was cut off, or whose Python is gone, is made anew.
     let mark = home.join("installed");
     let requirements = root().join(MOTO_REQUIREMENTS);
@@ -164,8 +173,7 @@ fn aws_server() -> anyhow::Result<Done> {
         run(Command::new(&python).args(pip).args(["--require-hashes", "--requirement"]).arg(&requirements))?;
         std::fs::write(&mark, wanted).with_context(|| format!("cannot write {}", mark.display()))?;
     }
-    println!("{}", program.display());
-    Ok(Done::Passed)
+    Ok(python)
 }
 
 /// The stand-in for AWS, where `aws_server` has installed it.

@@ -1,7 +1,7 @@
 //! A running moto server: SQS, DynamoDB, SNS, ECS and more, in memory. Where it is wrong, [`super::Wire`] answers.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -206,6 +206,12 @@ impl Moto {
     fn post_json(&self, service: &str, target: &str, body: &serde_json::Value) -> String {
         let head = format!("Content-Type: application/x-amz-json-1.0\r\nX-Amz-Target: {target}\r\n");
         self.post(service, &head, &body.to_string())
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn addr(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.port)
     }
 
     /// Its address.

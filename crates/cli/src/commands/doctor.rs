@@ -1,4 +1,12 @@
-//! `lifeboat doctor`: what is wrong with this machine, and how to mend it.
+//! `lifeboat doctor`: what is wrong with this machine, and how to mend it; with files, what is wrong with the setting up
+//! of a fleet, wherever it runs.
+//!
+//! `look`: what the configuration names in AWS; `told`: facts from files; `wire`: their form. What facts mean is judged
+//! in core (`precondition`).
+
+mod look;
+mod told;
+mod wire;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,15 +16,17 @@ use lifeboat_agent::control::{AskError, ask};
 use lifeboat_agent::dirs::DirsError;
 use lifeboat_agent::{Config, Setup, bytes_text};
 use lifeboat_core::conclusion::exit_code;
+use lifeboat_core::precondition::{self, Facts, Group, Machine, Plan, judge};
 use lifeboat_core::time::Millis;
 use lifeboat_imds::WallClock;
-use lifeboat_imds::diagnose::{Verdict, diagnose, diagnose_client};
-use lifeboat_snapshot::StoreUrl;
+use lifeboat_imds::diagnose::{self, diagnose, diagnose_client};
+use lifeboat_imds::identity::{Identity, identity};
 use lifeboat_snapshot::probe::probe;
+use lifeboat_snapshot::{StoreError, StoreUrl};
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 
-use crate::args::WorkloadArgs;
+use crate::args::DoctorArgs;
 use crate::output;
 
 /// All questions to the metadata service together.
@@ -33,18 +43,43 @@ const FILES_MIN: u64 = 256;
 
 const WORK_DIR: &str = "work directory";
 const STORE: &str = "store";
+const IDENTITY: &str = "instance identity";
 
 /// One line of the report.
 #[derive(Debug, Serialize)]
 struct Finding {
     check: &'static str,
+    /// Of what, where there may be several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    about: Option<String>,
     verdict: Verdict,
     what: String,
     remedy: Option<String>,
 }
 
-pub(crate) async fn doctor(args: &WorkloadArgs, json: bool) -> anyhow::Result<u8> {
-    let mut config = args.config()?;
+/// How a check ended. Ordered by how much it deserves a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    /// As it should be.
+    Ok,
+    /// Not looked at: it does not apply, needs what failed before, or would have an effect.
+    Skipped,
+    /// Cannot be seen from here; the remedy tells how to find out.
+    Unknown,
+    /// Works, and deserves a look.
+    Warn,
+    /// Does not work.
+    Fail,
+}
+
+pub(crate) async fn doctor(args: &DoctorArgs, json: bool) -> anyhow::Result<u8> {
+    let mut config = args.workload.config()?;
+    if !args.from.is_empty() {
+        let told = told::read(&args.from)?;
+        let facts = Facts { plan: plan(&config)?, ..told };
+        return report(judged(&facts), json);
+    }
     // Without a name everything else can still be looked at.
     let is_named = config.name.is_some();
     config.name.get_or_insert_with(|| "doctor".to_owned());
@@ -53,6 +88,8 @@ pub(crate) async fn doctor(args: &WorkloadArgs, json: bool) -> anyhow::Result<u8
     let no_store = unusable_store(&mut config);
     let setup = Setup::new(&config, None, |name| std::env::var_os(name))?;
     let mut findings = metadata(&setup).await;
+    let is_identified =
+        findings.iter().any(|finding| finding.check == IDENTITY && finding.verdict == Verdict::Ok);
     match no_work_dir {
         Some(finding) => findings.push(finding),
         None => {
@@ -76,6 +113,30 @@ pub(crate) async fn doctor(args: &WorkloadArgs, json: bool) -> anyhow::Result<u8
     if is_named {
         findings.push(other_agent(&setup).await);
     }
+    let this = if is_identified { this_machine(&setup).await } else { Identity::default() };
+    let instance = setup.instance_id.as_ref().or(this.instance_id.as_ref());
+    findings.extend(usable(&setup));
+    let seen = look::look(&setup.settings, Some(&setup.store), instance.map(String::as_str)).await;
+    findings.extend(seen.findings);
+    let (groups, target_groups) = (seen.groups, seen.target_groups);
+    let machines = spot(this, &groups).into_iter().collect();
+    findings.extend(judged(&Facts {
+        plan: plan(&config)?,
+        machines,
+        groups,
+        target_groups,
+        ..Facts::default()
+    }));
+    report(findings, json)
+}
+
+/// Whether a run could begin with what the configuration says of AWS, alerts and metrics.
+fn usable(setup: &Setup) -> Option<Finding> {
+    let error = crate::wiring::ports(&setup.settings).err()?;
+    Some(fail("configuration", output::causes(&error).join(": "), "`lifeboat run` would refuse it: mend it"))
+}
+
+fn report(findings: Vec<Finding>, json: bool) -> anyhow::Result<u8> {
     let worst = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok);
     output::either(json, &findings, || {
         findings
@@ -84,16 +145,72 @@ pub(crate) async fn doctor(args: &WorkloadArgs, json: bool) -> anyhow::Result<u8
                 let mark = match finding.verdict {
                     Verdict::Ok => "ok   ",
                     Verdict::Skipped => "skip ",
+                    Verdict::Unknown => "?    ",
                     Verdict::Warn => "WARN ",
                     Verdict::Fail => "FAIL ",
                 };
                 let remedy =
                     finding.remedy.as_ref().map_or_else(String::new, |text| format!("\n      → {text}"));
-                format!("{mark} {}: {}{remedy}\n", finding.check, finding.what)
+                let about = finding.about.as_ref().map_or_else(String::new, |text| format!(" of {text}"));
+                format!("{mark} {}{about}: {}{remedy}\n", finding.check, finding.what)
             })
             .collect()
     })?;
     Ok(if worst == Verdict::Fail { exit_code::FAILED } else { 0 })
+}
+
+/// What a configuration counts on.
+fn plan(config: &Config) -> anyhow::Result<Plan> {
+    let settings = config.settings().map_err(lifeboat_agent::RunError::from)?;
+    let heartbeat = u64::try_from(settings.cloud.heartbeat().as_millis()).unwrap_or(u64::MAX);
+    Ok(Plan {
+        grace: config.evacuation.grace.map(|span| span.0),
+        hook: settings.cloud.auto_scaling.hook.clone(),
+        heartbeat: Millis(heartbeat),
+    })
+}
+
+/// Which instance this is.
+async fn this_machine(setup: &Setup) -> Identity {
+    let endpoint = match &setup.metadata {
+        Some(endpoint) => endpoint.clone(),
+        None => match lifeboat_imds::Endpoint::from_environment(|name| std::env::var(name).ok()) {
+            Ok(Some(endpoint)) => endpoint,
+            Ok(None) | Err(_) => return Identity::default(),
+        },
+    };
+    let mut client = lifeboat_imds::Client::new(endpoint, WallClock::new(wall_now));
+    // It was told a moment ago.
+    identity(&mut client, METADATA_WITHIN).await.unwrap_or_default()
+}
+
+/// The Spot instance that this is, if it is one. What its metadata does not say is a question for `aws`.
+fn spot(this: Identity, groups: &[Group]) -> Option<Machine> {
+    let is_spot = this.is_spot().then_some(true)?;
+    Some(Machine {
+        name: this.instance_id?,
+        is_spot: Some(is_spot),
+        instance_type: this.instance_type,
+        has_metadata: Some(true),
+        group: groups.first().map(|group| group.name.clone()),
+        ..Machine::default()
+    })
+}
+
+fn judged(facts: &Facts) -> Vec<Finding> {
+    let findings = judge(facts).into_iter().map(|finding| Finding {
+        check: finding.check.name(),
+        about: Some(finding.about),
+        verdict: match finding.verdict {
+            precondition::Verdict::Ok => Verdict::Ok,
+            precondition::Verdict::Unknown => Verdict::Unknown,
+            precondition::Verdict::Warn => Verdict::Warn,
+            precondition::Verdict::Fail => Verdict::Fail,
+        },
+        what: finding.what,
+        remedy: finding.remedy,
+    });
+    findings.collect()
 }
 
 async fn metadata(setup: &Setup) -> Vec<Finding> {
@@ -103,7 +220,7 @@ async fn metadata(setup: &Setup) -> Vec<Finding> {
             let mut client = lifeboat_imds::Client::new(endpoint.clone(), wall);
             let mut found = diagnose_client(&mut client, METADATA_WITHIN).await;
             for finding in &mut found {
-                if finding.verdict == Verdict::Fail {
+                if finding.verdict == diagnose::Verdict::Fail {
                     finding.what = format!("{} ({endpoint})", finding.what);
                 }
             }
@@ -122,13 +239,19 @@ async fn metadata(setup: &Setup) -> Vec<Finding> {
         .into_iter()
         .map(|finding| {
             let check = match finding.step {
-                lifeboat_imds::diagnose::Step::Endpoint => "metadata endpoint",
-                lifeboat_imds::diagnose::Step::Token => "metadata token",
-                lifeboat_imds::diagnose::Step::Notice => "interruption notice",
-                lifeboat_imds::diagnose::Step::Identity => "instance identity",
-                lifeboat_imds::diagnose::Step::Clock => "clock difference",
+                diagnose::Step::Endpoint => "metadata endpoint",
+                diagnose::Step::Token => "metadata token",
+                diagnose::Step::Notice => "interruption notice",
+                diagnose::Step::Identity => IDENTITY,
+                diagnose::Step::Clock => "clock difference",
             };
-            Finding { check, verdict: finding.verdict, what: finding.what, remedy: finding.remedy }
+            let verdict = match finding.verdict {
+                diagnose::Verdict::Ok => Verdict::Ok,
+                diagnose::Verdict::Skipped => Verdict::Skipped,
+                diagnose::Verdict::Warn => Verdict::Warn,
+                diagnose::Verdict::Fail => Verdict::Fail,
+            };
+            Finding { check, about: None, verdict, what: finding.what, remedy: finding.remedy }
         })
         .collect()
 }
@@ -219,17 +342,37 @@ async fn store(setup: &Setup) -> Finding {
     };
     match tried {
         Ok(Ok(())) => ok(check, format!("{} takes, keeps and protects objects", setup.store)),
-        Ok(Err(error)) => fail(
-            check,
-            format!("{}: {}", setup.store, output::causes(&anyhow::Error::new(error)).join(": ")),
-            "check the URL, and that this user may create, read, list and delete there",
-        ),
+        Ok(Err(error)) => {
+            let remedy = store_remedy(&setup.store, &error);
+            let why = output::causes(&anyhow::Error::new(error)).join(": ");
+            fail(check, format!("{}: {why}", setup.store), &remedy)
+        }
         Err(_) => fail(
             check,
             format!("{} does not answer within {} s", setup.store, STORE_WITHIN.as_secs()),
             "check the way to the store",
         ),
     }
+}
+
+/// The permission that was missing in a bucket, by name.
+fn store_remedy(store: &StoreUrl, error: &StoreError) -> String {
+    let action = match (store, error) {
+        (StoreUrl::S3(_), StoreError::Denied { operation, .. }) => match *operation {
+            "create" => Some("s3:PutObject"),
+            "read" => Some("s3:GetObject"),
+            "list" => Some("s3:ListBucket"),
+            "delete" => Some("s3:DeleteObject"),
+            _ => None,
+        },
+        _ => None,
+    };
+    action.map_or_else(
+        || "check the URL, and that this user may create, read, list and delete there".to_owned(),
+        |action| {
+            format!("check the credentials and allow {action}; `lifeboat policy FILE` prints what is needed")
+        },
+    )
 }
 
 fn open_files() -> Finding {
@@ -272,13 +415,19 @@ async fn other_agent(setup: &Setup) -> Finding {
 }
 
 fn ok(check: &'static str, what: String) -> Finding {
-    Finding { check, verdict: Verdict::Ok, what, remedy: None }
+    Finding { check, about: None, verdict: Verdict::Ok, what, remedy: None }
 }
 
 fn warn(check: &'static str, what: &str, remedy: &str) -> Finding {
-    Finding { check, verdict: Verdict::Warn, what: what.to_owned(), remedy: Some(remedy.to_owned()) }
+    Finding {
+        check,
+        about: None,
+        verdict: Verdict::Warn,
+        what: what.to_owned(),
+        remedy: Some(remedy.to_owned()),
+    }
 }
 
 fn fail(check: &'static str, what: String, remedy: &str) -> Finding {
-    Finding { check, verdict: Verdict::Fail, what, remedy: Some(remedy.to_owned()) }
+    Finding { check, about: None, verdict: Verdict::Fail, what, remedy: Some(remedy.to_owned()) }
 }

@@ -1,7 +1,6 @@
 //! What people ask of a fleet: `status`, `history`, `shift`, `pause`, `resume`. They talk to the store; every
 //! controller heeds what is stored there within seconds.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,11 +126,11 @@ pub(crate) async fn status(config: &Path, watch: bool, json: bool) -> anyhow::Re
         let states = open.store.states().await?;
         let now = open.clock.now();
         let lines: Vec<Line<'_>> = states.iter().map(|(name, state)| line(name, state, now)).collect();
-        if watch && !json && std::io::stdout().is_terminal() {
-            output::result("\x1b[2J\x1b[H")?;
-        }
-        output::either(json, &lines, || table(&lines))?;
         if !watch {
+            output::either(json, &lines, || table(&lines))?;
+            return Ok(0);
+        }
+        if !output::again(json, &lines, || table(&lines))? {
             return Ok(0);
         }
         tokio::time::sleep(WATCH).await;

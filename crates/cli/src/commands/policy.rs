@@ -55,6 +55,12 @@ fn statements(settings: &Settings, store: Option<&StoreUrl>) -> Vec<Value> {
             allow("FindGroup", &["autoscaling:DescribeAutoScalingInstances"], &["*".to_owned()]);
         }
     }
+    let groups = &cloud.load_balancer.target_groups;
+    if !groups.is_empty() {
+        allow("LeaveLoadBalancer", &["elasticloadbalancing:DeregisterTargets"], groups);
+        // It cannot be limited to a group.
+        allow("SeeWhetherDrained", &["elasticloadbalancing:DescribeTargetHealth"], &["*".to_owned()]);
+    }
     let topics: Vec<String> =
         [&cloud.alerts.sns, &cloud.alerts.critical.sns].into_iter().flatten().cloned().collect();
     if !topics.is_empty() {

@@ -1,14 +1,14 @@
-//! `lifeboat run`, `evacuate`, `status`.
+//! `lifeboat run`, `agent`, `evacuate`, `status`.
 
 use std::time::Duration;
 
 use lifeboat_agent::control::ask;
 use lifeboat_agent::record::RecordFile;
-use lifeboat_agent::{RunError, Setup, Ui};
+use lifeboat_agent::{RunEnd, RunError, Setup, Ui};
 use lifeboat_core::conclusion::exit_code;
 use lifeboat_core::evacuation::{Progress, Verdict};
 
-use crate::args::{EvacuateArgs, RunArgs, WorkloadArgs};
+use crate::args::{AgentArgs, EvacuateArgs, RunArgs, WorkloadArgs};
 use crate::output;
 
 /// A status is answered between two of the agent's turns.
@@ -34,9 +34,21 @@ pub(crate) async fn run(args: &RunArgs, ui: Ui, say: Say) -> anyhow::Result<u8> 
     );
     let ui = Ui { ports: crate::wiring::ports(&setup.settings)?, ..ui };
     let end = lifeboat_agent::run(&setup, &args.command, ui).await?;
+    tell(&end, say)
+}
+
+pub(crate) async fn agent(args: &AgentArgs, ui: Ui, say: Say) -> anyhow::Result<u8> {
+    let setup = Setup::new(&args.config()?, None, |name| std::env::var_os(name))?;
+    let ui = Ui { ports: crate::wiring::ports(&setup.settings)?, ..ui };
+    let end = lifeboat_agent::agent(&setup, ui).await?;
+    tell(&end, say)
+}
+
+/// Says how it ended; returns the exit code.
+fn tell(end: &RunEnd, say: Say) -> anyhow::Result<u8> {
     // Standard output belongs to the command.
     if say.json {
-        output::note(&serde_json::to_string(&end)?);
+        output::note(&serde_json::to_string(end)?);
     } else if !say.is_quiet || end.code == exit_code::INCOMPLETE {
         if let Some(summary) = &end.summary {
             output::note(summary.table().trim_end());
@@ -82,29 +94,29 @@ fn is_anything_left(setup: &Setup) -> bool {
 pub(crate) async fn status(args: &WorkloadArgs, watch: bool, json: bool) -> anyhow::Result<u8> {
     let setup = setup(args)?;
     loop {
-        print_status(&setup, json).await?;
+        let status = ask(&setup.dirs.socket, "GET", "/v1/status", STATUS_WAIT).await?;
         if !watch {
+            output::either(json, &status, || status_table(&status))?;
+            return Ok(0);
+        }
+        if !output::again(json, &status, || status_table(&status))? {
             return Ok(0);
         }
         tokio::time::sleep(super::fleet::WATCH).await;
     }
 }
 
-async fn print_status(setup: &Setup, json: bool) -> anyhow::Result<()> {
-    let status = ask(&setup.dirs.socket, "GET", "/v1/status", STATUS_WAIT).await?;
-    output::either(json, &status, || {
-        let rows: Vec<Vec<String>> = status
-            .as_object()
-            .into_iter()
-            .flatten()
-            .flat_map(|(key, value)| match value.as_object() {
-                Some(parts) => parts.iter().map(|(part, value)| row(part, value)).collect(),
-                None => vec![row(key, value)],
-            })
-            .collect();
-        output::table(&rows)
-    })?;
-    Ok(())
+fn status_table(status: &serde_json::Value) -> String {
+    let rows: Vec<Vec<String>> = status
+        .as_object()
+        .into_iter()
+        .flatten()
+        .flat_map(|(key, value)| match value.as_object() {
+            Some(parts) => parts.iter().map(|(part, value)| row(part, value)).collect(),
+            None => vec![row(key, value)],
+        })
+        .collect();
+    output::table(&rows)
 }
 
 fn row(key: &str, value: &serde_json::Value) -> Vec<String> {

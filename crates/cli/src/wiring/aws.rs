@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lifeboat_agent::ports::{Lifecycle, PortError, Queues, SavedState, StateTable};
+use lifeboat_agent::ports::{Balancer, Lifecycle, PortError, Queues, SavedState, StateTable};
 use lifeboat_aws::autoscaling::{ActionOf, AutoScaling, Lifecycle as Waiting, LifecycleAction, Outcome};
 use lifeboat_aws::dynamodb::DynamoDb;
+use lifeboat_aws::elb::{Elb, Target};
 use lifeboat_aws::sqs::Sqs;
 use lifeboat_aws::states::State;
 use lifeboat_aws::{AwsError, Kind};
@@ -132,5 +133,60 @@ impl Lifecycle for Hook {
         let left = until.saturating_duration_since(Instant::now());
         let waiting = self.aws.heartbeat(&action, left).await;
         Ok(waiting.map_err(|error| port_error(&error))? == Waiting::Done)
+    }
+}
+
+/// A target group, and this machine as it is called there.
+#[derive(Debug)]
+pub(super) struct TargetGroup {
+    elb: Elb,
+    arn: String,
+    /// An instance's id or an address.
+    target: String,
+    /// With their ports, as they were found in the group.
+    found: OnceCell<Vec<Target>>,
+}
+
+impl TargetGroup {
+    pub(super) fn new(elb: Elb, arn: String, target: String) -> Self {
+        Self { elb, arn, target, found: OnceCell::new() }
+    }
+
+    /// This machine is in the group under the ports on which it listens; without them AWS takes the group's own port
+    /// and answers that it is done also where the target has another one.
+    async fn find(&self, within: Duration) -> Result<Vec<Target>, PortError> {
+        let all = self.elb.health(&self.arn, &[], within).await.map_err(|error| port_error(&error))?;
+        Ok(all.into_iter().map(|health| health.target).filter(|target| target.id == self.target).collect())
+    }
+}
+
+#[async_trait]
+impl Balancer for TargetGroup {
+    fn name(&self) -> String {
+        // arn:aws:elasticloadbalancing:REGION:ACCOUNT:targetgroup/NAME/ID
+        self.arn.split('/').nth(1).unwrap_or(&self.arn).to_owned()
+    }
+
+    async fn leave(&self, within: Duration) -> Result<bool, PortError> {
+        let until = Instant::now() + within;
+        // Half of the time, so that a look that hangs leaves some for the deed.
+        let targets = match self.found.get_or_try_init(|| self.find(within / 2)).await {
+            Ok(targets) if targets.is_empty() => return Ok(false),
+            Ok(targets) => targets.clone(),
+            // Without the look, by the group's own port.
+            Err(_) => vec![Target { id: self.target.clone(), port: None }],
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        self.elb.deregister(&self.arn, &targets, left).await.map_err(|error| port_error(&error))?;
+        Ok(true)
+    }
+
+    async fn is_drained(&self, within: Duration) -> Result<bool, PortError> {
+        let unknown = vec![Target { id: self.target.clone(), port: None }];
+        let targets = self.found.get().unwrap_or(&unknown);
+        let health = self.elb.health(&self.arn, targets, within).await.map_err(|error| port_error(&error))?;
+        // Source: Elastic Load Balancing API reference, `TargetHealth` (read 2023): one that is deregistered is `unused`,
+        // with the reason `Target.NotRegistered`; until that is known everywhere it may be called healthy.
+        Ok(health.iter().all(|one| one.state == "unused"))
     }
 }

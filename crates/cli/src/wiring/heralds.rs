@@ -11,6 +11,7 @@ use lifeboat_agent::ports::{Herald, News, PortError};
 use lifeboat_aws::Aws;
 use lifeboat_aws::cloudwatch::{CloudWatch, Metric, Unit};
 use lifeboat_aws::sns::Sns;
+use lifeboat_core::backoff::Backoff;
 use lifeboat_core::evacuation::Verdict;
 use lifeboat_core::notice::{Interruption, Source};
 use lifeboat_core::time::Millis;
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 use super::aws::port_error;
 
 /// Said at the start, where nothing else is configured.
-const START: &str = "Spot interruption of {workload} on {instance}: {action} announced by {sources}, until {deadline}. \
+const START: &str = "Interruption of {workload} on {instance}: {action} announced by {sources}, until {deadline}. \
                      Evacuating.";
 
 /// Said at the end.
@@ -32,8 +33,8 @@ const NAMES: [&str; 8] =
 /// Tries of a webhook; Slack and its like ask for patience with 429.
 const TRIES: u32 = 3;
 
-/// Between two of them.
-const PAUSE: Duration = Duration::from_millis(500);
+/// Between the first two of them at most so long, then twice as long.
+const PAUSE: Millis = Millis(500);
 
 /// Everyone whom the configuration names.
 pub(super) fn all(cloud: &Cloud, aws: &Aws) -> anyhow::Result<Vec<Arc<dyn Herald>>> {
@@ -189,31 +190,12 @@ impl Herald for Metrics {
     }
 
     async fn tell(&self, news: &News, within: Duration) -> Result<(), PortError> {
-        let (workload, values) = match news {
-            News::Begun { workload, interruption, .. } => {
-                let is_spot = interruption
-                    .sources
-                    .iter()
-                    .any(|source| matches!(source, Source::InstanceAction | Source::TerminationTime));
-                (workload, if is_spot { vec![("SpotInterruption", Unit::Count, 1.0)] } else { Vec::new() })
-            }
-            News::Ended(summary) => {
-                let is_complete = summary.verdict == Verdict::Complete;
-                let success = if is_complete { "DataEvacuationSuccess" } else { "DataEvacuationFailure" };
-                let took = Duration::from_millis(summary.took_ms).as_secs_f64() * 1_000.0;
-                let values = vec![
-                    ("SpotInterruptionHandled", Unit::Count, 1.0),
-                    (success, Unit::Count, 1.0),
-                    ("EvacuationTime", Unit::Milliseconds, took),
-                ];
-                (&summary.workload, values)
-            }
-        };
+        let (workload, values) = values(news);
         let metrics: Vec<Metric> = values
             .into_iter()
             .map(|(name, unit, value)| Metric {
                 name: name.to_owned(),
-                dimensions: vec![("Workload".to_owned(), workload.clone())],
+                dimensions: vec![("Workload".to_owned(), workload.to_owned())],
                 unit,
                 value,
                 at_ms: None,
@@ -223,9 +205,37 @@ impl Herald for Metrics {
     }
 }
 
+/// Whose metrics, and which. Of Spot interruptions as many are handled as were announced: an evacuation that somebody
+/// asked for, or that a failure brought about, is an evacuation and no interruption.
+fn values(news: &News) -> (&str, Vec<(&'static str, Unit, f64)>) {
+    let of_spot = |source: &Source| matches!(source, Source::InstanceAction | Source::TerminationTime);
+    let is_spot = |interruption: &Interruption| interruption.sources.iter().any(of_spot);
+    match news {
+        News::Begun { workload, interruption, .. } => {
+            let values =
+                if is_spot(interruption) { vec![("SpotInterruption", Unit::Count, 1.0)] } else { Vec::new() };
+            (workload, values)
+        }
+        News::Ended(summary) => {
+            let is_complete = summary.verdict == Verdict::Complete;
+            let success = if is_complete { "DataEvacuationSuccess" } else { "DataEvacuationFailure" };
+            let took = Duration::from_millis(summary.took_ms).as_secs_f64() * 1_000.0;
+            let mut values = vec![(success, Unit::Count, 1.0), ("EvacuationTime", Unit::Milliseconds, took)];
+            if is_spot(&summary.interruption) {
+                values.push(("SpotInterruptionHandled", Unit::Count, 1.0));
+                // Somebody else's announcement began it: this one was not counted then.
+                if !summary.interruption.sources.first().is_some_and(of_spot) {
+                    values.push(("SpotInterruption", Unit::Count, 1.0));
+                }
+            }
+            (&summary.workload, values)
+        }
+    }
+}
+
 /// The address of a webhook, which is a secret.
 #[derive(Clone)]
-struct Address(reqwest::Url);
+pub(super) struct Address(reqwest::Url);
 
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -234,7 +244,7 @@ impl fmt::Debug for Address {
 }
 
 /// What is wrong is said when somebody is to be told: it must not keep an evacuation from its work.
-fn webhook(variable: &str) -> Result<Address, String> {
+pub(super) fn webhook(variable: &str) -> Result<Address, String> {
     let text = std::env::var(variable).map_err(|_| {
         format!("the environment variable {variable}, which is to hold its address, is not set")
     })?;
@@ -293,10 +303,14 @@ impl Herald for Webhook {
                 // Without its address, which is a secret.
                 Err(error) => PortError::Unavailable(error.without_url().to_string()),
             };
-            if tried == TRIES || Instant::now() + PAUSE >= until {
+            // Machines that are interrupted together ask apart.
+            let backoff =
+                Backoff { first: PAUSE, longest: Millis(PAUSE.0 * 4), seed: u64::from(std::process::id()) };
+            let pause = backoff.wait(tried - 1).to_duration();
+            if tried == TRIES || Instant::now() + pause >= until {
                 return Err(error);
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
         }
     }
 }
@@ -304,8 +318,68 @@ impl Herald for Webhook {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lifeboat_agent::Summary;
     use lifeboat_core::notice::{Action, Notice};
     use lifeboat_core::time::Timestamp;
+
+    fn interruption(sources: &[Source]) -> Interruption {
+        let notice =
+            Notice { source: sources[0], action: Action::Terminate, key: None, deadline: Timestamp(0) };
+        Interruption { sources: sources.to_vec(), ..Interruption::begin(notice, Timestamp(0)) }
+    }
+
+    fn ended(sources: &[Source], verdict: Verdict) -> News {
+        News::Ended(Box::new(Summary {
+            workload: "w".to_owned(),
+            instance: "i-1".to_owned(),
+            verdict,
+            interruption: interruption(sources),
+            deadline: String::new(),
+            took_ms: 1_500,
+            remaining_ms: 0,
+            stages: Vec::new(),
+            snapshot: None,
+            not_told: Vec::new(),
+        }))
+    }
+
+    #[test]
+    fn as_many_interruptions_are_handled_as_were_announced_and_only_those_of_spot_count() {
+        let names = |news: &News| values(news).1.into_iter().map(|value| value.0).collect::<Vec<_>>();
+        let begun = |source| News::Begun {
+            workload: "w".to_owned(),
+            instance: "i-1".to_owned(),
+            interruption: interruption(&[source]),
+        };
+        let (spot, hand) = (Source::InstanceAction, Source::Operator);
+        assert_eq!(names(&begun(spot)), ["SpotInterruption"]);
+        assert_eq!(names(&begun(hand)), Vec::<&str>::new());
+        let plain = ["DataEvacuationSuccess", "EvacuationTime"];
+        assert_eq!(names(&ended(&[hand], Verdict::Complete)), plain);
+        let [success, time] = plain;
+        assert_eq!(names(&ended(&[spot], Verdict::Complete)), [success, time, "SpotInterruptionHandled"]);
+        let late = names(&ended(&[Source::Sigterm, spot], Verdict::Incomplete));
+        assert_eq!(late, ["DataEvacuationFailure", time, "SpotInterruptionHandled", "SpotInterruption"]);
+        assert_eq!(
+            values(&ended(&[spot], Verdict::Complete)).0,
+            "w",
+            "whose: the workload's, never an instance's"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_webhook_that_cannot_be_reached_is_told_without_its_address() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = format!("http://{}/services/SECRET", listener.local_addr().expect("bound"));
+        drop(listener);
+        let url = Address(reqwest::Url::parse(&address).expect("an address"));
+        let words = Words { start: START.to_owned(), end: END.to_owned() };
+        let hooks = Channels { usual: Some(Ok(url)), critical: None };
+        let webhook = Webhook { client: http_client().expect("a client"), hooks, words };
+        let told = webhook.tell(&ended(&[Source::Sigterm], Verdict::Complete), Duration::from_secs(20)).await;
+        let said = format!("{} {webhook:?}", told.expect_err("nobody listens"));
+        assert!(!said.contains("SECRET") && !said.contains("127.0.0.1"), "{said}");
+    }
 
     #[test]
     fn templates_are_filled_and_names_that_do_not_exist_are_told() {

@@ -6,14 +6,21 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use lifeboat_aws::testing::{Front, Moto, Transaction};
+use lifeboat_controller::event::{Parsed, parse};
+use lifeboat_controller::store::{SqliteStore, Store};
+use lifeboat_core::failover::event::Event;
 use lifeboat_core::failover::history::Entry;
-use lifeboat_core::failover::state::Rules;
+use lifeboat_core::failover::observation::Capacity;
+use lifeboat_core::failover::state::{Rules, State};
 use lifeboat_core::time::{Millis, Timestamp};
-use lifeboat_sim::ecs::{Figures, Recorded, check_recorded};
+use lifeboat_sim::ecs::{Figures, Message, Recorded, StoredState, check_recorded};
+use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use crate::harness::Running;
@@ -30,7 +37,12 @@ pub(crate) struct Lab {
     speed: u32,
     origin: i64,
     dir: tempfile::TempDir,
+    /// In place of SQLite.
+    dynamodb: Option<(Moto, Front)>,
 }
+
+/// The table, where it is DynamoDB that keeps the states.
+const TABLE: &str = "fleet";
 
 /// A value of the lab's, by a path of keys.
 pub(crate) fn at<'a>(value: &'a Value, path: &[&str]) -> &'a Value {
@@ -59,10 +71,20 @@ impl Lab {
         let ready: Value = serde_json::from_str(&line).expect("JSON");
         let text = |key: &str| ready[key].as_str().expect("text").to_owned();
         let address = text("url").trim_start_matches("http://").to_owned();
-        let mut lab = Self { child, address, queue: text("queue"), speed, origin: 0, dir };
+        let mut lab = Self { child, address, queue: text("queue"), speed, origin: 0, dir, dynamodb: None };
         let time = lab.get("time");
         lab.origin = time["stamp_ms"].as_i64().expect("ms") - time["world_ms"].as_i64().expect("ms");
         lab
+    }
+
+    /// The same with a table of DynamoDB for the controllers; none where moto is not installed.
+    pub(crate) fn start_with_dynamodb(speed: u32, more: &str) -> Option<Self> {
+        let moto = Moto::start()?;
+        moto.create_table(TABLE, "pk", Some("sk"));
+        let mut lab = Self::start(speed, more);
+        let front = Front::start(&moto, Some(lab.address.parse().expect("an address")));
+        lab.dynamodb = Some((moto, front));
+        Some(lab)
     }
 
     fn http(&self, method: &str, path: &str, body: &str) -> Value {
@@ -85,6 +107,11 @@ impl Lab {
             .next()
             .expect("a value")
             .expect("JSON")
+    }
+
+    /// Its address, for whoever speaks AWS's protocols.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     pub(crate) fn get(&self, path: &str) -> Value {
@@ -126,17 +153,17 @@ impl Lab {
     pub(crate) fn config(&self, more: &str) -> PathBuf {
         let path = self.dir.path().join("fleet.toml");
         let origin = lifeboat_controller::clock::rfc3339(Timestamp(self.origin));
-        let store = self.dir.path().join("fleet.db");
+        let (endpoint, store) = match &self.dynamodb {
+            Some((_, front)) => (front.url(), format!("dynamodb = '{TABLE}'")),
+            None => (format!("http://{}", self.address), format!("sqlite = '{}'", self.store().display())),
+        };
         let text = format!(
-            "region = 'us-east-1'\nendpoint = 'http://{}'\nclusters = ['lab']\n\
-             [queue]\nurl = '{}'\n[store]\nsqlite = '{}'\n\
+            "region = 'us-east-1'\nendpoint = '{endpoint}'\nclusters = ['lab']\n\
+             [queue]\nurl = '{}'\n[store]\n{store}\n\
              [clock]\nscale = {}\norigin = '{origin}'\n\
              [alerts]\ntopic = 'arn:aws:sns:us-east-1:123456789012:alerts'\n\
              [metrics]\nnamespace = 'Lifeboat/Fleet'\n{more}\n",
-            self.address,
-            self.queue,
-            store.display(),
-            self.speed
+            self.queue, self.speed
         );
         fs::write(&path, text).expect("written");
         path
@@ -173,8 +200,86 @@ impl Lab {
         serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
+    fn store(&self) -> PathBuf {
+        self.dir.path().join("fleet.db")
+    }
+
+    /// From now on every state that is stored is kept, in the transaction that stores it.
+    fn keep_every_state(&self) {
+        if self.dynamodb.is_some() {
+            return; // the front sees them
+        }
+        drop(SqliteStore::open(&self.store()).expect("a store"));
+        let connection = Connection::open(self.store()).expect("opened");
+        connection.busy_timeout(LIMIT).expect("set");
+        let trigger = "CREATE TABLE IF NOT EXISTS kept (wall_ms INTEGER NOT NULL, state TEXT NOT NULL);
+             CREATE TRIGGER IF NOT EXISTS keep AFTER INSERT ON state WHEN new.service = 'web' BEGIN
+                 INSERT INTO kept VALUES (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER), new.state);
+             END;";
+        connection.execute_batch(trigger).expect("written");
+    }
+
+    /// The history's clock at a moment of the wall, as the lab has it.
+    fn stamp(&self, wall_ms: i64) -> Timestamp {
+        Timestamp(self.origin + (wall_ms - self.origin) * i64::from(self.speed))
+    }
+
+    /// Every state of `web` that was stored, oldest first.
+    fn states(&self) -> Vec<StoredState> {
+        let stored = |wall_ms: i64, text: &str| {
+            let mut record: Value = serde_json::from_str(text).expect("JSON");
+            let state: State = serde_json::from_value(record["state"].take()).expect("a state");
+            StoredState { at: self.stamp(wall_ms), state }
+        };
+        if let Some((_, front)) = &self.dynamodb {
+            let all = front.transactions().into_iter();
+            let of = |transaction: Transaction| {
+                let item = transaction.items.iter().map(|item| &item["Put"]["Item"]);
+                let text = item.into_iter().find_map(|item| item["state"]["S"].as_str())?;
+                Some(stored(transaction.wall_ms, text))
+            };
+            return all.filter_map(of).collect();
+        }
+        let connection = Connection::open(self.store()).expect("opened");
+        connection.busy_timeout(LIMIT).expect("set");
+        let mut all = connection.prepare("SELECT wall_ms, state FROM kept ORDER BY rowid").expect("kept");
+        let rows = all.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)));
+        let read = |row: rusqlite::Result<(i64, String)>| {
+            let (wall_ms, text) = row.expect("a row");
+            stored(wall_ms, &text)
+        };
+        rows.expect("rows").map(read).collect()
+    }
+
+    /// Every message that reached the queue and told of `web`.
+    fn messages(&self) -> Vec<Message> {
+        let (mut found, mut since) = (Vec::new(), 0);
+        loop {
+            let page = self.get(&format!("messages?since={since}"));
+            let page = page["messages"].as_array().expect("a list");
+            let Some(last) = page.last() else { return found };
+            since = last["number"].as_u64().expect("a number");
+            found.extend(page.iter().filter_map(message));
+        }
+    }
+
+    /// When Spot last had less room than before, or something was taken, on the history's clock.
+    fn good_from(&self) -> Timestamp {
+        let (mut last, mut since) = (0, 0);
+        loop {
+            let page = self.get(&format!("events?since={since}"));
+            let page = page["events"].as_array().expect("a list");
+            let Some(end) = page.last() else { return Timestamp(self.origin + last) };
+            since = end["number"].as_u64().expect("a number");
+            let is_taken = |line: &&Value| line["kind"] == "capacity" || line["kind"] == "interruption";
+            let at = page.iter().filter(is_taken).filter_map(|line| line["at_ms"].as_i64()).max();
+            last = at.map_or(last, |at| at.max(last));
+        }
+    }
+
     /// A controller that runs.
     pub(crate) fn controller(&self, args: &[&str]) -> Running {
+        self.keep_every_state();
         let mut all = vec!["controller"];
         all.extend(args);
         Running::start(&mut self.lifeboat(&all))
@@ -182,6 +287,7 @@ impl Lab {
 
     /// A controller that ends as by SIGKILL when it passes a point for the `count`-th time.
     pub(crate) fn doomed_controller(&self, point: &str, count: u32) -> Running {
+        self.keep_every_state();
         let mut command = self.lifeboat(&["controller"]);
         command.env("LIFEBOAT_CRASH_AT", format!("{point}:{count}"));
         Running::start(&mut command)
@@ -202,10 +308,9 @@ impl Lab {
 
     /// What is stored of a service, as it is stored.
     pub(crate) fn stored(&self, service: &str) -> Value {
-        let open = lifeboat_controller::store::SqliteStore::open_existing(&self.dir.path().join("fleet.db"));
-        let store = open.expect("a store");
+        let store = SqliteStore::open_existing(&self.store()).expect("a store");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-        let load = async { lifeboat_controller::store::Store::load(&store, service).await };
+        let load = async { Store::load(&store, service).await };
         let state = runtime.block_on(load).expect("answered").expect("stored");
         json!({ "state": serde_json::to_value(state).expect("JSON") })
     }
@@ -231,20 +336,38 @@ impl Lab {
 
     /// Holds the promises of the simulator's checkers against what was recorded.
     pub(crate) fn check(&self, rules: &Rules) {
-        let (history, figures) = (self.history(), self.figures());
+        // What is deleted after the states were read would be called forgotten.
+        let (messages, figures) = (self.messages(), self.figures());
         let time = self.get("time");
         let end = Timestamp(time["stamp_ms"].as_i64().expect("ms"));
-        // Half a second of a busy machine.
-        let lag = Millis(500 * u64::from(self.speed));
-        let recorded = Recorded { rules, target: 10, history: &history, figures: &figures, end, lag };
+        let (states, history) = (self.states(), self.history());
+        let recorded = Recorded {
+            rules,
+            target: 10,
+            history: &history,
+            states: &states,
+            messages: &messages,
+            figures: &figures,
+            good_from: self.good_from(),
+            end,
+            // Half a second, and half a minute, of a busy machine.
+            lag: Millis(500 * u64::from(self.speed)),
+            patience: Millis(30_000 * u64::from(self.speed)),
+        };
         let found: Vec<String> = check_recorded(&recorded).iter().map(ToString::to_string).collect();
         assert!(found.is_empty(), "{}\n{history:#?}", found.join("\n"));
-        assert!(!history.is_empty(), "something must have happened");
+        assert!(!history.is_empty() && states.len() > history.len(), "something must have happened");
     }
 
     /// Interrupts so many Spot tasks, announced.
     pub(crate) fn interrupt(&self, tasks: u32) {
         self.post("interrupt", json!({ "tasks": tasks, "service": "web", "announced": true }));
+    }
+
+    /// Spot has room for so many tasks only, for so many seconds of the world: what is beyond is reclaimed, announced,
+    /// and not replaced by Spot before somebody had the time to look.
+    pub(crate) fn take_spot(&self, room: u32, seconds: u64) {
+        self.post("capacity", json!({ "spot": room, "for_seconds": seconds }));
     }
 
     /// How many seconds of real time so many of the world's take.
@@ -253,9 +376,95 @@ impl Lab {
     }
 }
 
+/// What a message told of `web`; none where it told of something else, or nothing that counts.
+fn message(value: &Value) -> Option<Message> {
+    let Ok(Parsed::Ecs(told)) = parse(value["body"].as_str()?) else { return None };
+    let side = match told.service.service.as_str() {
+        "web-spot" => Capacity::Spot,
+        "web-standard" => Capacity::OnDemand,
+        _ => return None,
+    };
+    let event = Event {
+        at: told.at.unwrap_or(Timestamp(value["sent_ms"].as_i64()?)),
+        capacity: told.capacity.unwrap_or(side),
+        what: told.what,
+    };
+    Some(Message { event, version: told.version, deleted_at: value["deleted_ms"].as_i64().map(Timestamp) })
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
         let _ = self.child.kill(); // it may have ended
         let _ = self.child.wait();
     }
+}
+
+/// A command whose standard output is read as it comes, from a pipe or a pseudo terminal.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    child: Child,
+    lines: Option<BufReader<fs::File>>,
+}
+
+impl Watched {
+    pub(crate) fn start(mut command: Command, on_terminal: bool) -> Self {
+        let (ours, theirs) = if on_terminal { terminal() } else { pipe() };
+        let child = command.stdout(theirs).stderr(Stdio::null()).spawn().expect("started");
+        drop(command); // it holds the other end open
+        Self { child, lines: Some(BufReader::new(ours)) }
+    }
+
+    /// The next line that contains `text`.
+    pub(crate) fn line(&mut self, text: &str) -> String {
+        let lines = self.lines.as_mut().expect("open");
+        let end = Instant::now() + LIMIT;
+        loop {
+            assert!(Instant::now() < end, "no line with {text:?}");
+            let mut line = String::new();
+            // It prints every two seconds, so that a read comes back; at its end there is nothing to read.
+            assert!(lines.read_line(&mut line).expect("read") > 0, "it ended without {text:?}");
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    /// Nobody reads from now on.
+    pub(crate) fn close(&mut self) {
+        self.lines = None;
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let end = Instant::now() + LIMIT;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("our child") {
+                return status;
+            }
+            assert!(Instant::now() < end, "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // it may have ended
+        let _ = self.child.wait();
+    }
+}
+
+fn pipe() -> (fs::File, Stdio) {
+    let (ours, theirs) = std::io::pipe().expect("a pipe");
+    (fs::File::from(OwnedFd::from(ours)), Stdio::from(theirs))
+}
+
+fn terminal() -> (fs::File, Stdio) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo terminal");
+    grantpt(&ours).expect("granted");
+    unlockpt(&ours).expect("unlocked");
+    let name = ptsname(&ours, Vec::new()).expect("named");
+    let open = fs::OpenOptions::new().read(true).write(true).open(name.to_str().expect("UTF-8"));
+    (fs::File::from(ours), Stdio::from(open.expect("opened")))
 }

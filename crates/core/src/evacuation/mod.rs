@@ -444,6 +444,7 @@ fn need_met(stages: &[StageState; STAGES], stage: Stage) -> bool {
         matches!(outcome(Stage::Snapshot), Some(Outcome::Done | Outcome::Partly | Outcome::Nothing));
     match stage {
         Stage::Notify
+        | Stage::Deregister
         | Stage::Drain
         | Stage::Snapshot
         | Stage::SaveState
@@ -462,8 +463,8 @@ fn share_of(
     stage: Stage,
     left: Millis,
 ) -> Millis {
-    /// Levels are numbered from 0 to 5.
-    const LEVELS: usize = 6;
+    /// Levels are numbered from 0 to 6.
+    const LEVELS: usize = 7;
     let nothing = budget::Budget { minimum: Millis::ZERO, wanted: Millis::ZERO, maximum: Millis::ZERO };
     let mut steps = [(nothing, u8::MAX); LEVELS];
     for other in Stage::ALL {

@@ -14,6 +14,9 @@ use crate::time::{Millis, Timestamp};
 pub enum Stage {
     /// Write the signal file.
     Notify,
+    /// Take this machine out of the load balancers' groups, and hold back until the requests under way are answered; only
+    /// where groups are configured.
+    Deregister,
     /// Send the stop signal and wait until the workload has ended; abandoned = killed.
     Drain,
     /// Store what the work directory holds and commit its manifest.
@@ -31,12 +34,13 @@ pub enum Stage {
 }
 
 /// How many stages there are.
-pub const STAGES: usize = 8;
+pub const STAGES: usize = 9;
 
 impl Stage {
     /// All stages, in the order in which a terminate runs them.
     pub const ALL: [Self; STAGES] = [
         Self::Notify,
+        Self::Deregister,
         Self::Drain,
         Self::Snapshot,
         Self::SaveState,
@@ -54,17 +58,19 @@ impl Stage {
 
     /// Stages of one level run side by side; a level starts when the one before it has ended.
     ///
-    /// At `terminate` and `stop` the workload ends first, so that its last writes are saved. `hibernate`
-    /// begins at once and the workload is not stopped: the small state goes first, the files after it.
+    /// At `terminate` and `stop` no request may meet a workload that has ended, and the workload ends before the rest,
+    /// so that its last writes are saved. `hibernate` begins at once and the workload is not stopped: the small state
+    /// goes first, the files after it.
     #[must_use]
     pub const fn level(self, action: Action) -> u8 {
         match (self, action) {
             (Self::Notify, _) => 0,
-            (Self::Drain, _) | (Self::SaveState | Self::FlushLogs, Action::Hibernate) => 1,
-            (Self::Snapshot | Self::SaveState | Self::FlushLogs, _) => 2,
-            (Self::HandBack, _) => 3,
-            (Self::CompleteLifecycle, _) => 4,
-            (Self::CleanUp, _) => 5,
+            (Self::Deregister, _) => 1,
+            (Self::Drain, _) | (Self::SaveState | Self::FlushLogs, Action::Hibernate) => 2,
+            (Self::Snapshot | Self::SaveState | Self::FlushLogs, _) => 3,
+            (Self::HandBack, _) => 4,
+            (Self::CompleteLifecycle, _) => 5,
+            (Self::CleanUp, _) => 6,
         }
     }
 
@@ -78,8 +84,9 @@ impl Stage {
             Self::HandBack => 3,
             Self::FlushLogs => 4,
             Self::Drain => 5,
-            Self::CompleteLifecycle => 6,
-            Self::CleanUp => 7,
+            Self::Deregister => 6,
+            Self::CompleteLifecycle => 7,
+            Self::CleanUp => 8,
         }
     }
 
@@ -90,7 +97,8 @@ impl Stage {
         match self {
             Self::Snapshot | Self::SaveState | Self::FlushLogs | Self::HandBack => true,
             // An instance whose hook is not completed waits until the hook's time is over, and holds nothing back.
-            Self::Notify | Self::Drain | Self::CompleteLifecycle | Self::CleanUp => false,
+            // Requests that fail are sent again by whoever sent them; they are no work of this machine's.
+            Self::Notify | Self::Deregister | Self::Drain | Self::CompleteLifecycle | Self::CleanUp => false,
         }
     }
 }
@@ -183,6 +191,8 @@ pub struct Plan {
     pub reserve: Millis,
     /// Delete from the work directory what is proven to be stored.
     pub clean_up: bool,
+    /// Take this machine out of the load balancers' groups before the workload is stopped.
+    pub deregister: bool,
     /// Tell the Auto Scaling group that this machine may go.
     pub complete_lifecycle: bool,
     /// At `stop`, save the files although EBS keeps them. Without it the work stays with this machine.
@@ -202,6 +212,8 @@ impl Plan {
         };
         match stage {
             Stage::Notify | Stage::SaveState | Stage::FlushLogs => true,
+            // What is hibernated comes back under the same address.
+            Stage::Deregister => self.deregister && !matches!(action, Action::Hibernate),
             Stage::Drain => self.has_workload && !matches!(action, Action::Hibernate),
             Stage::Snapshot => leaves_machine || matches!(action, Action::Hibernate),
             Stage::HandBack => leaves_machine,
@@ -222,6 +234,7 @@ impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Notify => "notify",
+            Self::Deregister => "deregister",
             Self::Drain => "drain",
             Self::Snapshot => "snapshot",
             Self::SaveState => "save_state",

@@ -21,6 +21,7 @@ fn plan() -> Plan {
     Plan {
         budgets: [
             budget(100, 1_000, 5_000),
+            budget(100, 15_000, 60_000),
             budget(1_000, 20_000, 45_000),
             budget(2_000, 60_000, 600_000),
             budget(500, 5_000, 10_000),
@@ -31,6 +32,7 @@ fn plan() -> Plan {
         ],
         reserve: Millis(5_000),
         clean_up: true,
+        deregister: true,
         complete_lifecycle: true,
         snapshot_on_stop: true,
         has_workload: true,
@@ -84,6 +86,7 @@ fn terminate_runs_every_stage_in_order_and_saves_side_by_side() {
         levels,
         [
             vec![Stage::Notify],
+            vec![Stage::Deregister],
             vec![Stage::Drain],
             vec![Stage::Snapshot, Stage::SaveState, Stage::FlushLogs],
             vec![Stage::HandBack],
@@ -108,11 +111,11 @@ fn hibernate_saves_the_state_first_and_neither_stops_nor_hands_back() {
 #[test]
 fn stop_may_leave_to_ebs_what_it_keeps() {
     let stop = notice(Source::InstanceAction, Action::Stop, 120_000, Some(7));
-    let lean = Plan { snapshot_on_stop: false, ..plan() };
+    let lean = Plan { snapshot_on_stop: false, deregister: false, ..plan() };
     let (levels, _) = run_through(&mut Evacuation::new(lean), stop, |_| Report::Done);
     assert_eq!(levels, [vec![Stage::Notify], vec![Stage::Drain], vec![Stage::SaveState, Stage::FlushLogs]]);
     let (levels, _) = run_through(&mut Evacuation::new(plan()), stop, |_| Report::Done);
-    assert!(levels[2].contains(&Stage::Snapshot), "by default all is saved");
+    assert!(levels[3].contains(&Stage::Snapshot), "by default all is saved");
 }
 
 #[test]
@@ -127,6 +130,7 @@ fn a_failing_stage_never_blocks_one_that_does_not_need_it() {
                 Stage::HandBack => failing == Stage::Snapshot,
                 Stage::CleanUp => failing == Stage::Snapshot || failing == Stage::HandBack,
                 Stage::Notify
+                | Stage::Deregister
                 | Stage::Drain
                 | Stage::Snapshot
                 | Stage::SaveState
@@ -148,6 +152,7 @@ fn evacuating() -> Evacuation {
     let mut machine = Evacuation::new(plan());
     machine.step(NOW, Input::Notice(imds(120_000)));
     machine.step(NOW, Input::Ended(Stage::Notify, Report::Done));
+    machine.step(NOW, Input::Ended(Stage::Deregister, Report::Done));
     machine
 }
 
@@ -284,7 +289,7 @@ fn at_the_end_of_the_time_nothing_runs_or_waits() {
 
 #[test]
 fn a_workload_without_time_to_drain_is_killed_before_the_snapshot_starts() {
-    let mut machine = Evacuation::new(plan());
+    let mut machine = Evacuation::new(Plan { deregister: false, ..plan() });
     let turn = machine.step(NOW, Input::Notice(imds(6_000)));
     assert_eq!(started(&turn), [Stage::Notify]);
     let turn = machine.step(NOW, Input::Ended(Stage::Notify, Report::Done));
@@ -307,7 +312,48 @@ fn escalation_from_hibernate_stops_the_workload_and_saves_again() {
     let terminate = notice(Source::Sigterm, Action::Terminate, 30_000, None);
     let turn = machine.step(NOW, Input::Notice(terminate));
     assert!(turn.effects.contains(&Effect::Abandon(Stage::SaveState)));
+    assert_eq!(started(&turn), [Stage::Deregister]);
+    let turn = machine.step(NOW, Input::Ended(Stage::Deregister, Report::Failed));
     assert_eq!(started(&turn), [Stage::Drain]);
+}
+
+/// (time left, how long it may hold the stop signal back at most): drained as long as there is time, and skipped when
+/// there is none; never so long that the drain and the snapshot would not have their minima.
+#[test]
+fn the_stop_signal_is_held_back_for_the_load_balancer_as_long_as_there_is_time() {
+    for (left, held_max) in [(120_000, 60_000), (30_000, 15_000), (8_000, 4_000), (50, 0)] {
+        let mut machine = Evacuation::new(plan());
+        machine.step(NOW, Input::Notice(imds(left)));
+        let turn = machine.step(NOW, Input::Ended(Stage::Notify, Report::Done));
+        let until = turn.effects.iter().find_map(|effect| match effect {
+            Effect::Start { stage: Stage::Deregister, until } => Some(*until),
+            Effect::Start { .. }
+            | Effect::Record
+            | Effect::Tighten { .. }
+            | Effect::Abandon(_)
+            | Effect::Finish(_) => None,
+        });
+        let held = until.map_or(Millis::ZERO, |until| until.since(NOW));
+        assert!(held <= Millis(held_max), "{left}: {held}");
+        assert_eq!(held == Millis::ZERO, held_max == 0, "{left}: {held}");
+        let Some(until) = until else { continue };
+        // It hangs: at its end the workload is asked to stop, with what that and the snapshot need at least.
+        let turn = machine.step(until, Input::Tick);
+        assert_eq!(turn.reason, Reason::StageTimedOut { stage: Stage::Deregister });
+        assert_eq!(started(&turn), [Stage::Drain], "{left}");
+        let rest = (NOW + Millis(left)).since(until);
+        assert!(rest >= Millis(3_000), "{left}: {rest} are left for the drain and the snapshot");
+    }
+}
+
+/// Which actions take this machine out of the load balancer's group, and that it is never done unasked.
+#[test]
+fn only_what_goes_for_good_leaves_the_load_balancer_and_only_where_asked_for() {
+    for action in [Action::Hibernate, Action::Stop, Action::Terminate] {
+        let wants = |deregister| Plan { deregister, ..plan() }.wants(Stage::Deregister, action);
+        assert_eq!(wants(true), action != Action::Hibernate, "{action}");
+        assert!(!wants(false), "{action}");
+    }
 }
 
 #[test]
@@ -362,8 +408,8 @@ fn any_notice(longest: u64) -> impl Strategy<Value = Notice> {
 prop_compose! {
     fn any_world()(
         first in any_notice(130_000),
-        lengths in prop::array::uniform8(0u64..90_000),
-        reports in prop::array::uniform8(any_report()),
+        lengths in prop::array::uniform9(0u64..90_000),
+        reports in prop::array::uniform9(any_report()),
         notices in prop::collection::vec((0u64..130_000, any_notice(200_000)), 0..4),
         crashes in prop::collection::vec(0u64..130_000, 0..4),
         clean_up in any::<bool>(),

@@ -37,10 +37,7 @@ const FRESH: Millis = Millis::from_secs(20);
 /// A command that was not given by then is void: the controller that held it back was frozen.
 const ORDER_VALID: Millis = Millis::from_secs(30);
 
-/// How often both services are looked at while all is well; an event that was lost costs at most this.
-const OBSERVE_CALM: Millis = Millis::from_secs(30);
-
-/// The same while a shift is under way.
+/// How often both services are looked at while a shift is under way; [`Rules::look_every`] while none is.
 const OBSERVE_BUSY: Millis = Millis::from_secs(10);
 
 /// After this the answer to a load, look or commit is given up. Longer than any time-out of the shell's own.
@@ -530,7 +527,7 @@ impl Machine {
     const fn observe_every(&self) -> Millis {
         match &self.state {
             Some(state) => match state.phase {
-                Phase::Spot | Phase::OnDemand => OBSERVE_CALM,
+                Phase::Spot | Phase::OnDemand => self.rules.look_every,
                 Phase::ShiftingToOnDemand | Phase::ShiftingToSpot | Phase::Degraded => OBSERVE_BUSY,
             },
             None => OBSERVE_BUSY,

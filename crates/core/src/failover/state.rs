@@ -35,6 +35,8 @@ pub struct Rules {
     pub hold: Millis,
     /// Probes are looked at this often. More than 66 s apart would never give ten samples in ten minutes.
     pub sample_every: Millis,
+    /// Both services are looked at this often while no shift is under way: an event that was lost costs at most this.
+    pub look_every: Millis,
     /// Whoever carries the split out names the tasks that it stops, as with EC2 instances; ECS chooses by itself.
     pub names_stops: bool,
 }
@@ -50,6 +52,7 @@ impl Rules {
             degraded_max: Millis::from_secs(600),
             hold: Millis::from_secs(60),
             sample_every: Millis::from_secs(45),
+            look_every: Millis::from_secs(30),
             names_stops: false,
         }
     }
@@ -191,9 +194,13 @@ impl State {
         for _ in 0..MOVES_MAX {
             let wanted = self.wanted(rules, now, seen);
             let Some((phase, reason)) = self.next_phase(rules, now, seen, wanted) else {
-                self.apply(rules, now, seen, wanted);
+                // A split that changes with the phase changes for the reason that the phase did: what the policy says
+                // within the new phase, that a shift goes on, explains neither.
+                let moved_by = (self.phase != before.0).then_some(self.reason);
+                let reason = moved_by.unwrap_or(wanted.reason);
+                self.apply(rules, now, seen, Wanted { reason, ..wanted });
                 if self.phase == Phase::ShiftingToSpot && self.split.on_demand == 0 {
-                    self.enter(Phase::Spot, now, Reason::SpotComplete);
+                    self.enter(Phase::Spot, now, moved_by.unwrap_or(Reason::SpotComplete));
                 }
                 break;
             };

@@ -23,15 +23,15 @@ const KEPT_MAX: usize = 8;
 const WATCH: Millis = Millis::from_secs(30);
 
 /// Once faults have stopped, both desired counts are what is stored within this: an order that lands late takes
-/// up to the longest freeze, seeing it up to 30 s, correcting it seconds.
-const SETTLES: Millis = Millis::from_secs(300);
+/// up to the longest freeze, seeing it up to `Rules::look_every`, correcting it seconds.
+pub(super) const SETTLES: Millis = Millis::from_secs(300);
 
 /// What a phase may last beyond its time-out: a controller may be down or frozen for minutes, and the store away.
 pub(super) const PHASE_SLACK: Millis = Millis::from_secs(900);
 
 /// Once faults have stopped and Spot has room for everything, all of it is back on Spot within this: ECS retries
 /// after up to 27 min, silent PENDING tasks fail after up to 23, then come the stable window, the start and the shift.
-const RETURNS: Millis = Millis::from_secs(4_800);
+pub(super) const RETURNS: Millis = Millis::from_secs(4_800);
 
 /// How much older than its time stamp an observation may be, and how far two clocks may be apart.
 const LAG: Millis = Millis::from_secs(10);
@@ -118,7 +118,7 @@ impl Checks {
 }
 
 /// The fact that an event of Spot must leave in the window.
-fn fact(event: &Told) -> Option<(u8, u64)> {
+pub(super) fn fact(event: &Told) -> Option<(u8, u64)> {
     match event.what {
         Happening::Refused { event } => Some((0, event)),
         Happening::Warned { task } | Happening::Stopped { task, is_interruption: true } => Some((1, task)),
@@ -127,7 +127,7 @@ fn fact(event: &Told) -> Option<(u8, u64)> {
     }
 }
 
-const fn number(fact: Fact) -> u8 {
+pub(super) const fn number(fact: Fact) -> u8 {
     match fact {
         Fact::Refused => 0,
         Fact::Interrupted => 1,

@@ -29,7 +29,7 @@ pub use self::check::{Promise, Violation};
 pub use self::config::{Config, Planted};
 pub use self::faults::Faults;
 pub use self::live::{Live, Moment, ServiceFigures};
-pub use self::recorded::{Figures, Recorded, check_recorded};
+pub use self::recorded::{Figures, Message, Recorded, Stored as StoredState, check_recorded};
 pub use self::start::StartTimes;
 
 use self::check::Checks;

@@ -11,6 +11,7 @@ use super::clock::SPEED_MAX;
 use super::events;
 use super::failures::Failure;
 use super::names::service_of;
+use super::record::Call;
 use super::scenario::FaultShares;
 use super::state::Lab;
 use super::wire::later;
@@ -36,7 +37,9 @@ pub(crate) fn handle(lab: &mut Lab, method: &str, path: &str, query: &str, body:
     match (method, path) {
         ("GET", "state") => Ok(state(lab)),
         ("GET", "time") => Ok(time(lab)),
-        ("GET", "calls") => Ok(calls(lab, since(query))),
+        ("GET", "calls") => Ok(calls(lab, query)),
+        ("GET", "queues") => Ok(queues(lab)),
+        ("GET", "messages") => messages(lab, query),
         ("GET", "events") => Ok(lines(lab, since(query))),
         ("GET", "timeline") => timeline(lab, query),
         ("GET", "metrics") => Ok(json!({ "metrics": lab.records.metrics })),
@@ -57,9 +60,11 @@ pub(crate) fn handle(lab: &mut Lab, method: &str, path: &str, query: &str, body:
         ("POST", "instance") => instance(lab, body),
         ("POST", "desired") => desired(lab, body),
         ("POST", "service") => service(lab, body),
-        (_, "state" | "time" | "calls" | "events" | "timeline" | "metrics" | "alerts" | "commands") => {
-            Err(Refused(405, format!("/lab/{path} answers GET")))
-        }
+        (
+            _,
+            "state" | "time" | "calls" | "queues" | "messages" | "events" | "timeline" | "metrics" | "alerts"
+            | "commands",
+        ) => Err(Refused(405, format!("/lab/{path} answers GET"))),
         _ => Err(Refused(404, format!("there is no {method} /lab/{path}"))),
     }
 }
@@ -94,25 +99,13 @@ fn state(lab: &Lab) -> Value {
         entry[outcome] = json!(count);
     }
     let zones = lab.live.zones().into_iter();
-    let queues: Map<String, Value> = lab
-        .queues
-        .iter()
-        .map(|(name, queue)| {
-            let depth = queue.depth();
-            let value = json!({
-                "visible": depth.visible, "in_flight": depth.in_flight,
-                "sent": queue.sent, "deleted": queue.deleted,
-            });
-            (name.clone(), value)
-        })
-        .collect();
     json!({
         "time": time(lab),
         "region": lab.names.region,
         "account": lab.names.account,
         "cluster": lab.names.cluster,
         "queue": lab.queue_name,
-        "queues": queues,
+        "queues": queues(lab),
         "zones": zones.map(|(name, room, used)| json!({ "name": name, "room": room, "used": used })).collect::<Vec<_>>(),
         "services": (0..lab.pairs.len()).map(|pair| pair_state(lab, pair)).collect::<Vec<_>>(),
         "calls": counts,
@@ -121,6 +114,32 @@ fn state(lab: &Lab) -> Value {
         "alerts": lab.records.alerts.len(),
         "commands": lab.records.commands.len(),
     })
+}
+
+/// How full each queue is, and what has passed it. Far cheaper than the whole state of a large fleet.
+fn queues(lab: &Lab) -> Value {
+    let each = lab.queues.iter().map(|(name, queue)| {
+        let depth = queue.depth();
+        let value = json!({
+            "visible": depth.visible, "in_flight": depth.in_flight,
+            "sent": queue.sent, "deleted": queue.deleted,
+        });
+        (name.clone(), value)
+    });
+    Value::Object(each.collect())
+}
+
+/// What was sent to a queue, the events' own by default, and when it was deleted.
+fn messages(lab: &Lab, query: &str) -> Done {
+    let name = parameter(query, "queue").unwrap_or_else(|| lab.queue_name.clone());
+    let queue = lab.queues.get(&name).ok_or_else(|| wrong(format!("no queue {name}")))?;
+    let each = queue.passed(since(query)).take(PAGE_MAX).map(|passed| {
+        json!({
+            "number": passed.number, "id": *passed.id, "sent_ms": passed.sent_ms, "deleted_ms": passed.deleted_ms,
+            "body": *passed.body,
+        })
+    });
+    Ok(json!({ "messages": each.collect::<Vec<_>>() }))
 }
 
 fn pair_state(lab: &Lab, pair: usize) -> Value {
@@ -141,8 +160,11 @@ fn pair_state(lab: &Lab, pair: usize) -> Value {
     })
 }
 
-fn calls(lab: &Lab, since: u64) -> Value {
-    let calls = lab.records.calls.iter().filter(|call| call.number > since).take(PAGE_MAX);
+fn calls(lab: &Lab, query: &str) -> Value {
+    let (since, operation) = (since(query), parameter(query, "operation"));
+    let is_asked = |call: &&Call| operation.as_ref().is_none_or(|operation| call.operation == *operation);
+    let later = lab.records.calls.iter().filter(|call| call.number > since);
+    let calls = later.filter(is_asked).take(PAGE_MAX);
     json!({ "calls": calls.collect::<Vec<_>>() })
 }
 
@@ -285,7 +307,10 @@ fn fail(lab: &mut Lab, body: &[u8]) -> Done {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Send {
-    body: Value,
+    body: Option<Value>,
+    /// Several at once.
+    #[serde(default)]
+    bodies: Vec<Value>,
     #[serde(default = "one")]
     copies: u32,
 }
@@ -296,10 +321,12 @@ const fn one() -> u32 {
 
 fn send(lab: &mut Lab, body: &[u8]) -> Done {
     let asked: Send = read(body)?;
-    let text = asked.body.as_str().map_or_else(|| asked.body.to_string(), str::to_owned);
-    for _ in 0..asked.copies.min(10_000) {
-        if !lab.send_raw(text.clone()) {
-            return Err(Refused(507, "the queue is full".to_owned()));
+    for body in asked.body.iter().chain(&asked.bodies) {
+        let text = body.as_str().map_or_else(|| body.to_string(), str::to_owned);
+        for _ in 0..asked.copies.min(10_000) {
+            if !lab.send_raw(text.clone()) {
+                return Err(Refused(507, "the queue is full".to_owned()));
+            }
         }
     }
     Ok(json!({}))

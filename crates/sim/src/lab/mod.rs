@@ -24,8 +24,10 @@
 //! |---|---|---|
 //! | `GET /lab/state` | | time, services with counts by kind, zones, queues, calls by outcome |
 //! | `GET /lab/time` | | `world_ms`, `speed`, `stamps`, `stamp_ms` (what the wire shows as now), `wall_ms` |
-//! | `GET /lab/calls?since=N` | | calls that were answered, with outcome, after number N |
+//! | `GET /lab/calls?since=N&operation=ecs:UpdateService` | | calls that were answered, with outcome, after number N; of one operation, or all |
 //! | `GET /lab/events?since=N` | | events and changes, with when their copies arrive, after number N |
+//! | `GET /lab/queues` | | how many messages wait in each queue, are in flight, were sent and deleted |
+//! | `GET /lab/messages?queue=NAME&since=N` | | messages that were sent, with when they were sent and deleted on the clock of the stamps, after number N |
 //! | `GET /lab/timeline?service=NAME&from_ms=T` | | counts of a pair at each change |
 //! | `GET /lab/metrics`, `/lab/alerts`, `/lab/commands` | | what was published, alerted, sent to instances |
 //! | `POST /lab/advance` | `{"seconds": 60}` or `{"ms": 500}` | moves the world on at once |
@@ -36,7 +38,7 @@
 //! | `POST /lab/faults` | `{"lost": 0.1, "doubled": 0.1, "late": 0.1, "throttled": 0.1, "landed_late": 0.1, "stale": 0.1, "until": "10m"}` | what goes wrong from now on; what is left out does not |
 //! | `POST /lab/fail` | `{"operation": "ecs:UpdateService", "error": "ThrottlingException", "count": 3}` | see below |
 //! | `POST /lab/mend` | | ends every `fail` |
-//! | `POST /lab/send` | `{"body": {…} or "text", "copies": 1}` | puts a message into the queue as it is |
+//! | `POST /lab/send` | `{"body": {…} or "text", "copies": 1}` | puts a message into the queue as it is; `"bodies": […]` several |
 //! | `POST /lab/instance` | `{"kind": "interruption", "instances": ["i-1"]}` | an event of EC2 (`interruption`, `rebalance`, `stopping`, `stopped`, `shutting-down`, `terminated`), Auto Scaling (`lifecycle`) or Health (`health`) |
 //! | `POST /lab/desired` | `{"service": "web-spot", "count": 5}` | somebody else changes a desired count |
 //! | `POST /lab/service` | `{"name": "web", "deleted": true, "deploying": true, "target": 10}` | deletes a pair, makes one (`"deleted": false`), shows a deployment in progress |

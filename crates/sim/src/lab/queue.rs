@@ -1,6 +1,7 @@
 //! SQS: messages that are hidden while they are worked on, come again, and end among the dead letters.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// How many messages a queue keeps: what is sent beyond that is refused.
 /// Source: SQS has no such limit; 120,000 may be in flight. A laptop needs a bound.
@@ -9,15 +10,30 @@ const MESSAGES_MAX: usize = 1_000_000;
 /// Source: SQS developer guide, quotas: at most 120,000 messages in flight; read 2026-11.
 const IN_FLIGHT_MAX: usize = 120_000;
 
+/// Messages that are remembered after they have gone, for those who look at what became of them.
+const PASSED_MAX: usize = 10_000;
+
 /// One message.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
-    pub(crate) id: String,
-    pub(crate) body: String,
+    pub(crate) id: Arc<str>,
+    pub(crate) body: Arc<str>,
     pub(crate) sent_at: i64,
     pub(crate) first_received_at: i64,
     pub(crate) received: u32,
     hidden_until: Option<i64>,
+}
+
+/// What is remembered of a message, its times on the clock of the queue's clients.
+#[derive(Clone, Debug)]
+pub(crate) struct Passed {
+    /// Rises by one with each message that is sent.
+    pub(crate) number: u64,
+    pub(crate) id: Arc<str>,
+    pub(crate) sent_ms: i64,
+    /// When its receiver deleted it; none while it waits or is worked on.
+    pub(crate) deleted_ms: Option<i64>,
+    pub(crate) body: Arc<str>,
 }
 
 /// A queue whose times are those of its clients' clock, in milliseconds.
@@ -26,6 +42,8 @@ pub(crate) struct Queue {
     messages: BTreeMap<u64, Message>,
     visible: VecDeque<u64>,
     hidden: BTreeSet<(i64, u64)>,
+    /// The last messages that were sent; their numbers follow each other up to `next`.
+    passed: VecDeque<Passed>,
     next: u64,
     /// After so many receives a message goes to the queue of that name.
     pub(crate) dead_letters: Option<(String, u32)>,
@@ -64,6 +82,18 @@ impl Queue {
         }
         self.next += 1;
         self.sent += 1;
+        let (id, body): (Arc<str>, Arc<str>) = (id.into(), body.into());
+        if self.passed.len() >= PASSED_MAX {
+            self.passed.pop_front();
+        }
+        let (number, id_kept, body_kept) = (self.next, Arc::clone(&id), Arc::clone(&body));
+        self.passed.push_back(Passed {
+            number,
+            id: id_kept,
+            sent_ms: now,
+            deleted_ms: None,
+            body: body_kept,
+        });
         let message =
             Message { id, body, sent_at: now, first_received_at: now, received: 0, hidden_until: None };
         self.messages.insert(self.next, message);
@@ -105,7 +135,7 @@ impl Queue {
     }
 
     /// Deletes a message. A receipt that a later one has replaced deletes nothing, and that is no error.
-    pub(crate) fn delete(&mut self, receipt: &str) -> Result<(), ReceiptError> {
+    pub(crate) fn delete(&mut self, receipt: &str, now: i64) -> Result<(), ReceiptError> {
         let (number, received) = self.parse(receipt)?;
         if self.messages.get(&number).is_some_and(|message| message.received == received) {
             let message = self.messages.remove(&number);
@@ -113,8 +143,18 @@ impl Queue {
                 self.hidden.remove(&(until, number));
             }
             self.deleted += 1;
+            let first = self.next + 1 - self.passed.len() as u64;
+            let index = number.checked_sub(first).and_then(|index| usize::try_from(index).ok());
+            if let Some(passed) = index.and_then(|index| self.passed.get_mut(index)) {
+                passed.deleted_ms = Some(now);
+            }
         }
         Ok(())
+    }
+
+    /// What is remembered of messages after that number.
+    pub(crate) fn passed(&self, since: u64) -> impl Iterator<Item = &Passed> {
+        self.passed.iter().filter(move |passed| passed.number > since)
     }
 
     /// Hides a message for another time from now on, or shows it at once.
@@ -188,11 +228,14 @@ mod tests {
         assert_eq!(queue.receive(999, 10, 1_000).0.len(), 0, "hidden");
         let (second, _) = queue.receive(1_000, 10, 1_000);
         assert_eq!(second[0].1.received, 2);
-        queue.delete(&first[0].0).expect("an old receipt is no error");
+        queue.delete(&first[0].0, 1_001).expect("an old receipt is no error");
         assert_eq!(queue.depth(), Depth { visible: 0, in_flight: 1 }, "and deletes nothing");
-        queue.delete(&second[0].0).expect("the receipt is good");
+        assert_eq!(queue.passed(0).next().expect("remembered").deleted_ms, None);
+        queue.delete(&second[0].0, 1_002).expect("the receipt is good");
+        assert_eq!(queue.passed(0).next().expect("remembered").deleted_ms, Some(1_002));
+        assert_eq!(queue.passed(1).count(), 0);
         assert_eq!(queue.depth(), Depth::default());
-        assert_eq!(queue.delete("nonsense"), Err(ReceiptError::Invalid));
+        assert_eq!(queue.delete("nonsense", 1_003), Err(ReceiptError::Invalid));
     }
 
     #[test]
@@ -212,6 +255,6 @@ mod tests {
         assert_eq!(queue.receive(0, 10, 0).0.len(), 1);
         let (received, dead) = queue.receive(0, 10, 0);
         assert!(received.is_empty());
-        assert_eq!(dead[0].body, "body");
+        assert_eq!(&*dead[0].body, "body");
     }
 }

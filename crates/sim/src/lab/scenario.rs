@@ -8,6 +8,7 @@ use lifeboat_core::time::{Millis, Timestamp};
 use serde::Deserialize;
 
 use crate::ecs::{Config, Faults, StartTimes};
+use crate::forms::{self, per_mille, range, shares};
 use crate::model::Model;
 use crate::scenario::{ScenarioError, Span};
 use crate::trace::{Trace, Zone};
@@ -162,14 +163,8 @@ impl LabScenario {
     ///
     /// The file cannot be read, or is no such scenario.
     pub fn read(path: &Path) -> Result<Self, ScenarioError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ScenarioError::Read { path: path.to_path_buf(), source })?;
-        let mut scenario: Self = toml::from_str(&text)
-            .map_err(|source| ScenarioError::Toml { path: path.to_path_buf(), source: Box::new(source) })?;
-        if let (Some(trace), Some(parent)) = (&scenario.trace, path.parent()) {
-            scenario.trace = Some(parent.join(trace));
-        }
-        Ok(scenario)
+        let scenario: Self = forms::read(path)?;
+        Ok(Self { trace: forms::beside(path, scenario.trace), ..scenario })
     }
 
     /// Checks every number and name that does not need the trace.
@@ -178,7 +173,6 @@ impl LabScenario {
     ///
     /// The first that cannot be.
     pub fn check(&self) -> Result<(), ScenarioError> {
-        let range = |key, range, found: String| Err(ScenarioError::Range { key, range, found });
         if self.services.is_empty() || self.services.len() > PAIRS_MAX {
             return range("services", "1 to 2500 pairs", self.services.len().to_string());
         }
@@ -215,18 +209,12 @@ impl LabScenario {
     fn check_steps(&self) -> Result<(), ScenarioError> {
         for step in &self.steps {
             if step.at.is_none() {
-                let found = "absent".to_owned();
-                return Err(ScenarioError::Range { key: "steps.at", range: "a time from the start", found });
+                return range("steps.at", "a time from the start", "absent".to_owned());
             }
             if let Some(name) = &step.service
                 && !self.services.iter().any(|pair| pair.name == *name)
             {
-                let found = name.clone();
-                return Err(ScenarioError::Range {
-                    key: "steps.service",
-                    range: "one of the services",
-                    found,
-                });
+                return range("steps.service", "one of the services", name.clone());
             }
         }
         Ok(())
@@ -301,13 +289,6 @@ impl FaultShares {
     }
 }
 
-fn shares(given: &[(&'static str, f64)]) -> Result<(), ScenarioError> {
-    match given.iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
-        None => Ok(()),
-        Some((key, share)) => Err(ScenarioError::Range { key, range: "0 to 1", found: share.to_string() }),
-    }
-}
-
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     if is_name(name) {
         Ok(())
@@ -319,12 +300,6 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
 fn is_name(name: &str) -> bool {
     let is = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     !name.is_empty() && name.len() <= 200 && name.bytes().all(is)
-}
-
-fn per_mille(share: f64) -> u32 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to lie within 0…1")]
-    let whole = (share * 1000.0).round() as u32;
-    whole
 }
 
 #[cfg(test)]

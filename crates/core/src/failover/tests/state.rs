@@ -1,5 +1,6 @@
 //! How one look moves phase and split: every phase, every way out, and the ways that stay shut.
 
+use crate::failover::history;
 use crate::failover::phase::Phase;
 use crate::failover::policy::{Fallback, Policy, Shortfall, SpotHedge, Switch};
 use crate::failover::reason::Reason;
@@ -259,6 +260,38 @@ fn switch_returns_after_the_stable_window_and_not_before() {
     assert_eq!(probe(5_000, |_| false), Phase::OnDemand);
     assert_eq!(probe(5_000, |at| at % 300 < 180), Phase::OnDemand, "eight of ten must be good");
     assert_eq!(probe(2_000, |at| at > 400), Phase::ShiftingToSpot);
+}
+
+#[test]
+fn a_return_and_a_turn_back_are_explained_by_what_led_to_them() {
+    let rules = Rules::new(switch());
+    let mut state = state(Phase::OnDemand, 1, 10);
+    let (mut at, mut before) = (0, state.clone());
+    while state.phase == Phase::OnDemand {
+        before = state.clone();
+        state.advance(&rules, after(at), &seen((0, 1, 0), (0, 10)));
+        at += 15;
+        assert!(at < 10_000, "it never returned");
+    }
+    let told = history::entry(after(at), &before, &state).expect("a change");
+    assert_eq!((told.from, told.to, told.split.spot), (Phase::OnDemand, Phase::ShiftingToSpot, 10));
+    assert!(
+        matches!(told.reason, Reason::SpotStable { taken, good } if taken >= 10 && good == taken),
+        "{told:?}"
+    );
+    state.advance(&rules, state.since + rules.shift_max, &seen((1, 9, 0), (0, 10)));
+    assert_eq!((state.phase, state.split.spot), (Phase::OnDemand, 1));
+    assert_eq!(state.reason, Reason::ReturnTimedOut { ready: 9, wanted: 10 });
+    // All at once, where the probe is all that is wanted.
+    let mut small = State { phase: Phase::OnDemand, ..State::new(START, 1, Split { spot: 1, on_demand: 1 }) };
+    let mut at = 0;
+    while small.phase == Phase::OnDemand {
+        small.advance(&rules, after(at), &Seen { target: 1, ..seen((0, 1, 0), (0, 1)) });
+        at += 15;
+        assert!(at < 10_000, "it never returned");
+    }
+    assert_eq!(small.phase, Phase::Spot);
+    assert!(matches!(small.reason, Reason::SpotStable { .. }), "{:?}", small.reason);
 }
 
 #[test]

@@ -104,7 +104,9 @@ fn receive(lab: &mut Lab, input: &Value) -> Result<Reply, Fault> {
         let number = dead.len();
         let to = lab.queues.get_mut(&name);
         let kept = to.map_or(0, |to| {
-            dead.into_iter().filter(|message| to.send(message.id.clone(), message.body.clone(), now)).count()
+            dead.into_iter()
+                .filter(|message| to.send(message.id.to_string(), message.body.to_string(), now))
+                .count()
         });
         if number > 0 {
             lab.records.note(lab.live.now(), "dead letter", format!("{kept} messages went to {name}"));
@@ -133,10 +135,10 @@ fn message_value(receipt: &str, message: &Message, names: &[&String]) -> Value {
         }
     }
     let mut value = json!({
-        "MessageId": message.id,
+        "MessageId": *message.id,
         "ReceiptHandle": receipt,
         "MD5OfBody": md5(&message.body),
-        "Body": message.body,
+        "Body": *message.body,
     });
     if !attributes.is_empty() {
         value["Attributes"] = Value::Object(attributes);
@@ -218,13 +220,15 @@ fn batched(input: &Value, mut each: impl FnMut(&Entry) -> Result<Value, Fault>) 
 
 fn delete(lab: &mut Lab, input: &Value) -> Result<Value, Fault> {
     let entry: Entry = read(input)?;
-    queue(lab, input)?.delete(&entry.receipt_handle).map_err(of_receipt)?;
+    let now = lab.client_now();
+    queue(lab, input)?.delete(&entry.receipt_handle, now).map_err(of_receipt)?;
     Ok(json!({}))
 }
 
 fn delete_batch(lab: &mut Lab, input: &Value) -> Result<Value, Fault> {
+    let now = lab.client_now();
     let queue = queue(lab, input)?;
-    batched(input, |entry| queue.delete(&entry.receipt_handle).map(|()| json!({})).map_err(of_receipt))
+    batched(input, |entry| queue.delete(&entry.receipt_handle, now).map(|()| json!({})).map_err(of_receipt))
 }
 
 fn change(lab: &mut Lab, input: &Value) -> Result<Value, Fault> {

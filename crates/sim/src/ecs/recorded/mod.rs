@@ -1,7 +1,10 @@
-//! The promises of `check`, for what a real controller left behind: its history, and what an ECS showed meanwhile.
+//! The promises of `check`, for what a real controller left behind: its history, every state that it stored, what
+//! its queue held and lost, and what an ECS showed meanwhile.
 //!
 //! A world that is simulated whole is judged from inside, at each commit and each order. Here only the record is there,
 //! so each promise is held against what the record can show.
+
+mod told;
 
 use lifeboat_core::failover::history::Entry;
 use lifeboat_core::failover::phase::Phase;
@@ -9,7 +12,10 @@ use lifeboat_core::failover::policy::{Policy, Switch};
 use lifeboat_core::failover::state::Rules;
 use lifeboat_core::time::{Millis, Timestamp};
 
-use super::check::{PHASE_SLACK, Promise, Violation};
+use super::check::{PHASE_SLACK, Promise, RETURNS, SETTLES, Violation};
+use lifeboat_core::failover::event::Event;
+use lifeboat_core::failover::history;
+use lifeboat_core::failover::state::State;
 
 /// What ECS showed of a pair from a moment on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +32,26 @@ pub struct Figures {
     pub on_demand_desired: u32,
 }
 
+/// A message of the queue that told of the pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// What it told; its own time on the clock of the history.
+    pub event: Event,
+    /// The task's key and the version of the task, which rises with each of its changes.
+    pub version: Option<(u64, u64)>,
+    /// When it was deleted, on the clock of the history; none where it was not.
+    pub deleted_at: Option<Timestamp>,
+}
+
+/// A state that was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// When, on the clock of the history.
+    pub at: Timestamp,
+    /// All of it.
+    pub state: State,
+}
+
 /// What is left of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Recorded<'a> {
@@ -35,12 +61,21 @@ pub struct Recorded<'a> {
     pub target: u32,
     /// Its history, oldest first.
     pub history: &'a [Entry],
+    /// Every state that was stored, oldest first.
+    pub states: &'a [Stored],
+    /// Every message that reached the queue and told of the pair.
+    pub messages: &'a [Message],
     /// What ECS showed, oldest first.
     pub figures: &'a [Figures],
+    /// Since when Spot has had room for everybody, and nothing was taken.
+    pub good_from: Timestamp,
     /// When it ended.
     pub end: Timestamp,
     /// How far the clocks may be apart, and how late an order may land.
     pub lag: Millis,
+    /// How much longer than in a simulated world an order and a return may take: processes that are killed and started
+    /// on a busy machine.
+    pub patience: Millis,
 }
 
 /// Every promise that the record breaks.
@@ -51,6 +86,10 @@ pub fn check_recorded(recorded: &Recorded<'_>) -> Vec<Violation> {
     check_hold(recorded, &mut found);
     check_phases(recorded, &mut found);
     check_floor(recorded, &mut found);
+    check_states(recorded, &mut found);
+    check_settled(recorded, &mut found);
+    check_returned(recorded, &mut found);
+    told::check(recorded, &mut found);
     found
 }
 
@@ -143,69 +182,76 @@ fn check_floor(recorded: &Recorded<'_>, found: &mut Vec<Violation>) {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use lifeboat_core::failover::policy::Shortfall;
-    use lifeboat_core::failover::reason::Reason;
-    use lifeboat_core::failover::split::Split;
-
-    use super::*;
-
-    fn entry(second: i64, generation: u64, from: Phase, to: Phase, on_demand: u32) -> Entry {
-        let split = Split { spot: 10, on_demand };
-        Entry {
-            at: Timestamp(second * 1_000),
-            generation,
-            from,
-            to,
-            split,
-            target: 10,
-            reason: Reason::Fixed,
+/// State and history agree: generations follow each other, none is forgotten, and each has the entry that its change
+/// makes.
+fn check_states(recorded: &Recorded<'_>, found: &mut Vec<Violation>) {
+    for pair in recorded.states.windows(2) {
+        let (before, after) = (&pair[0], &pair[1]);
+        if after.state.generation != before.state.generation + 1 {
+            let detail = format!("generation {} after {}", after.state.generation, before.state.generation);
+            found.push(violation(after.at, Promise::History, detail));
+            continue;
         }
-    }
-
-    fn figures(spot: (u32, u32), on_demand: (u32, u32)) -> Figures {
-        Figures {
-            at: Timestamp(0),
-            spot_serving: spot.0,
-            on_demand_serving: on_demand.0,
-            spot_desired: spot.1,
-            on_demand_desired: on_demand.1,
+        let is_of = |entry: &&Entry| entry.generation == after.state.generation;
+        let kept = recorded.history.iter().find(is_of).copied();
+        let at = kept.map_or(after.at, |entry| entry.at);
+        if kept != history::entry(at, &before.state, &after.state) {
+            let detail = format!("generation {} has the entry {kept:?}", after.state.generation);
+            found.push(violation(after.at, Promise::History, detail));
         }
-    }
-
-    fn broken(policy: Policy, history: &[Entry], figures: &[Figures]) -> Vec<Promise> {
-        let rules = Rules::new(policy);
-        let end = Timestamp(100_000_000);
-        let recorded = Recorded { rules: &rules, target: 10, history, figures, end, lag: Millis::ZERO };
-        check_recorded(&recorded).into_iter().map(|violation| violation.promise).collect()
-    }
-
-    #[test]
-    fn each_promise_is_seen_to_be_broken() {
-        use Phase::{OnDemand, ShiftingToOnDemand, ShiftingToSpot, Spot};
-        let shortfall = Policy::Shortfall(Shortfall::default());
-        let switch = Policy::Switch(Switch::default());
-        let good = [
-            entry(0, 1, Spot, ShiftingToOnDemand, 3),
-            entry(100, 2, ShiftingToOnDemand, OnDemand, 3),
-            entry(900, 3, OnDemand, ShiftingToSpot, 3),
-            entry(1_000, 4, ShiftingToSpot, Spot, 0),
-        ];
-        assert_eq!(broken(shortfall, &good, &[]), []);
-        assert_eq!(broken(switch, &good, &[]), []);
-        let forgot = [good[0], good[2]];
-        assert!(broken(shortfall, &forgot, &[]).contains(&Promise::History));
-        let early = [good[0], entry(30, 2, ShiftingToOnDemand, Spot, 0)];
-        assert_eq!(broken(shortfall, &early, &[]), [Promise::Hold]);
-        let unstable = [good[0], good[1], entry(400, 3, OnDemand, ShiftingToSpot, 3), good[3]];
-        assert_eq!(broken(switch, &unstable, &[]), [Promise::Hold]);
-        assert_eq!(broken(shortfall, &good[..1], &[]), [Promise::PhaseTimeout], "it never left");
-        let stopped = [figures((10, 10), (0, 5)), figures((0, 1), (3, 5))];
-        assert_eq!(broken(switch, &[], &stopped), [Promise::Floor]);
-        let waited = [figures((10, 10), (5, 10)), figures((1, 1), (5, 10))];
-        assert_eq!(broken(switch, &[], &waited), []);
-        let returned = [figures((8, 10), (10, 10)), figures((8, 10), (0, 0))];
-        assert_eq!(broken(switch, &[], &returned), [Promise::Floor]);
     }
 }
+
+/// What ECS is told is what is stored, soon after it was stored and for as long as it is.
+fn check_settled(recorded: &Recorded<'_>, found: &mut Vec<Violation>) {
+    let moves_spot = recorded.rules.policy.moves_spot();
+    let (mut states, mut figures) = (recorded.states.iter().peekable(), recorded.figures.iter().peekable());
+    let (mut stored, mut told): (Option<&Stored>, Option<&Figures>) = (None, None);
+    let mut since: Option<Timestamp> = None;
+    loop {
+        let next = [states.peek().map(|state| state.at), figures.peek().map(|figures| figures.at)];
+        let at = next.into_iter().flatten().min().unwrap_or(recorded.end);
+        if let Some(since) = since
+            && at.since(since) > SETTLES + recorded.patience
+        {
+            let detail = format!("stored is {:?}, told {told:?}", stored.map(|stored| stored.state.split));
+            found.push(violation(at, Promise::Settled, detail));
+            return;
+        }
+        if states.peek().is_none() && figures.peek().is_none() {
+            return;
+        }
+        if states.peek().is_some_and(|state| state.at == at) {
+            stored = states.next();
+        } else {
+            told = figures.next();
+        }
+        let differs = match (stored, told) {
+            (Some(stored), Some(told)) if !stored.state.is_paused => {
+                let split = stored.state.split;
+                split.on_demand != told.on_demand_desired || (moves_spot && split.spot != told.spot_desired)
+            }
+            _ => false,
+        };
+        since = differs.then(|| since.unwrap_or(at));
+    }
+}
+
+/// Once Spot is good, it has everything again.
+fn check_returned(recorded: &Recorded<'_>, found: &mut Vec<Violation>) {
+    let is_back =
+        |figures: &Figures| figures.spot_serving >= recorded.target && figures.on_demand_desired == 0;
+    let already =
+        recorded.figures.iter().rfind(|figures| figures.at <= recorded.good_from).filter(|f| is_back(f));
+    let later = recorded.figures.iter().find(|figures| figures.at > recorded.good_from && is_back(figures));
+    let back_at = already.map(|_| recorded.good_from).or_else(|| later.map(|figures| figures.at));
+    let took = back_at.unwrap_or(recorded.end).since(recorded.good_from);
+    if took > RETURNS + recorded.patience {
+        let detail =
+            format!("Spot has been good for {took}, and this is what runs: {:?}", recorded.figures.last());
+        found.push(violation(recorded.end, Promise::Returned, detail));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+//! The controller's configuration file: its form, its defaults, and the checks that turn it into [`Settings`].
+//!
+//! One TOML file; unknown keys are errors; durations carry units. `docs/controller.md` documents each key.
+
+mod clock;
+mod machines;
+mod policy;
+mod ports;
+mod prices;
+mod services;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use lifeboat_core::failover::machine::Target;
+use lifeboat_core::failover::state::Rules;
+pub use lifeboat_core::span::Span;
+use lifeboat_core::time::{Millis, Timestamp};
+use serde::{Deserialize, Serialize};
+
+pub use self::clock::ClockConfig;
+pub use self::machines::{Machines, MachinesConfig, OnRebalance};
+pub use self::policy::{PolicyConfig, PolicyName};
+pub use self::ports::{AlertsConfig, MetricsConfig, QueueConfig, StoreConfig};
+pub use self::prices::PricesConfig;
+pub use self::services::{Find, FindBy, ListedService, ServiceConfig, ServicesConfig};
+
+/// The file as written.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// AWS region; default: as the SDK finds it.
+    pub region: Option<String>,
+    /// For rehearsals: all calls go there.
+    pub endpoint: Option<String>,
+    /// ECS clusters whose services are looked at.
+    pub clusters: Vec<String>,
+    /// How the split is decided, where a service does not say otherwise.
+    pub policy: PolicyConfig,
+    /// Which services belong together.
+    pub services: ServicesConfig,
+    /// Services that are listed by hand, or that differ from the rest.
+    pub service: Vec<ServiceConfig>,
+    /// Where events come from.
+    pub queue: Option<QueueConfig>,
+    /// Where states are kept.
+    pub store: StoreConfig,
+    /// Who is told.
+    pub alerts: AlertsConfig,
+    /// Where numbers go.
+    pub metrics: MetricsConfig,
+    /// What is done about machines that will be interrupted.
+    pub machines: Option<MachinesConfig>,
+    /// What a task costs, for what Spot saves.
+    pub prices: Option<PricesConfig>,
+    /// For rehearsals: a faster clock.
+    pub clock: Option<ClockConfig>,
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {path}")]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is no TOML, has a key that does not exist, or a value of the wrong form.
+    #[error("{path} is not a valid configuration of the controller:\n{message}")]
+    Malformed {
+        /// Which.
+        path: PathBuf,
+        /// Where and why, over several lines.
+        message: String,
+    },
+    /// A value makes no sense.
+    #[error("{key}: {why}")]
+    Invalid {
+        /// Which.
+        key: String,
+        /// Why, and what to do.
+        why: String,
+    },
+}
+
+/// What holds for one pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// How it is decided.
+    pub rules: Rules,
+    /// What is wanted.
+    pub target: Target,
+}
+
+/// The checked configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// At least one.
+    pub clusters: Vec<String>,
+    /// How pairs are found.
+    pub find: Find,
+    /// Where nothing else is said.
+    pub terms: Terms,
+    /// By the pair's name.
+    pub services: Vec<ListedService>,
+    /// How often services are looked for.
+    pub find_every: Millis,
+    /// How long a message stays hidden, in real time.
+    pub visibility: Millis,
+    /// Receives that run at once.
+    pub receivers: usize,
+    /// How long history is kept.
+    pub history: Millis,
+    /// How often metrics are published.
+    pub metrics_every: Millis,
+    /// What is done about machines.
+    pub machines: Option<Machines>,
+    /// What one ready Spot task saves in an hour, in millionths of a dollar.
+    pub saving_per_task_hour: u64,
+    /// Speed and origin of a rehearsal's clock.
+    pub clock: Option<(u32, Timestamp)>,
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unreadable`], [`ConfigError::Malformed`].
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        toml::from_str(&text)
+            .map_err(|error| ConfigError::Malformed { path: path.to_owned(), message: error.to_string() })
+    }
+
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] names the key and what to do.
+    pub fn settings(&self) -> Result<Settings, ConfigError> {
+        let clusters =
+            if self.clusters.is_empty() { vec!["default".to_owned()] } else { self.clusters.clone() };
+        let terms = Terms { rules: self.policy.rules("policy")?, target: Target::FollowSpot };
+        if self.store.sqlite.is_some() && self.store.dynamodb.is_some() {
+            return Err(invalid("store", "sqlite and dynamodb exclude each other: choose one"));
+        }
+        let is_loopback = |address: &SocketAddr| address.ip().is_loopback();
+        if !self.metrics.prometheus.as_ref().is_none_or(is_loopback) {
+            let why = "serves without authentication: choose an address on loopback (127.0.0.1:9465)";
+            return Err(invalid("metrics.prometheus", why));
+        }
+        let find = self.services.find()?;
+        let services = self.service.iter().map(|service| service.listed(&clusters, &find, terms));
+        let services = services.collect::<Result<Vec<_>, _>>()?;
+        if find == Find::Listed && services.is_empty() {
+            return Err(invalid("services.by", "is \"listed\" and there is no [[service]]"));
+        }
+        let queue = self.queue.as_ref();
+        let visibility = span(queue.and_then(|queue| queue.visibility), 30);
+        if !(5_000..=43_200_000).contains(&visibility.0) {
+            return Err(invalid("queue.visibility", "must be from 5s to 12h"));
+        }
+        let receivers = queue.and_then(|queue| queue.receivers).unwrap_or(4);
+        if !(1..=64).contains(&receivers) {
+            return Err(invalid("queue.receivers", "must be from 1 to 64"));
+        }
+        Ok(Settings {
+            find,
+            terms,
+            services,
+            find_every: span(self.services.every, 60),
+            visibility,
+            receivers: receivers as usize,
+            history: self.store.history.map_or(crate::store::HISTORY_KEPT, |span| span.0),
+            metrics_every: span(self.metrics.every, 60),
+            machines: self.machines.as_ref().map(MachinesConfig::settings),
+            saving_per_task_hour: self.prices.map(PricesConfig::saving).transpose()?.unwrap_or(0),
+            clock: self.clock.as_ref().map(ClockConfig::settings).transpose()?,
+            clusters,
+        })
+    }
+}
+
+fn span(given: Option<Span>, seconds: u64) -> Millis {
+    given.map_or_else(|| Millis::from_secs(seconds), |span| span.0)
+}
+
+fn invalid(key: &str, why: &str) -> ConfigError {
+    ConfigError::Invalid { key: key.to_owned(), why: why.to_owned() }
+}
+
+#[cfg(test)]
+mod tests;
