@@ -1,6 +1,7 @@
 //! The sections of the configuration that name a cloud's services, checked. What speaks to them is handed in with
 //! [`crate::Ports`].
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,10 @@ pub struct LoadBalancerConfig {
 pub struct MetricsConfig {
     /// The CloudWatch namespace. Without it nothing is published.
     pub namespace: Option<String>,
+    /// Where the agent serves what it counts to Prometheus: an address on loopback.
+    pub prometheus: Option<SocketAddr>,
+    /// Whether that address may be one that other machines reach: nobody is asked who they are.
+    pub prometheus_public: Option<bool>,
 }
 
 /// `[alerts]`: who is told at the start and at the end of an evacuation.
@@ -127,6 +132,15 @@ impl Cloud {
             return Err(senseless(
                 "metrics.namespace",
                 "must have 1 to 255 characters and not begin with `AWS/`",
+            ));
+        }
+        let metrics = &self.metrics;
+        let is_public = metrics.prometheus.is_some_and(|address| !address.ip().is_loopback());
+        if is_public && metrics.prometheus_public != Some(true) {
+            return Err(senseless(
+                "metrics.prometheus",
+                "serves without authentication: choose an address on loopback (\"127.0.0.1:9464\"), or say \
+                 prometheus_public = true",
             ));
         }
         let topics = [("alerts.sns", &self.alerts.sns), ("alerts.critical.sns", &self.alerts.critical.sns)];

@@ -13,7 +13,7 @@ use crate::hands::{Handed, Site, chain};
 use crate::ports::{Balancer, PortError};
 
 /// One call may take so long; the stage's own time ends it sooner.
-const CALL: Duration = Duration::from_secs(5);
+const CALL: Duration = Duration::from_secs(8);
 
 /// Between two looks at whether requests are under way.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);

@@ -232,6 +232,7 @@ impl Evacuator {
             _ => self.announce(now),
         }
         self.wake_at = wake_at;
+        self.site.meter.turned(&reason);
         tracing::info!(%reason, "evacuation");
         let mut summary = None;
         for effect in effects {
@@ -253,6 +254,7 @@ impl Evacuator {
         if let Some(summary) = &summary {
             self.heartbeats = None;
             self.keep_summary(summary);
+            self.site.meter.ended(summary);
             self.site.heralds.tell(&News::Ended(Box::new(summary.clone())));
         }
         summary

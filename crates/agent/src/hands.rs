@@ -31,6 +31,7 @@ use crate::foreign::Foreign;
 use crate::heralds::Heralds;
 use crate::holding::{Holding, SharedClaim};
 use crate::hooks::{Hooks, Occasion, Outcome};
+use crate::metrics::Meter;
 use crate::ports::{Balancer, Lifecycle, SavedState};
 use crate::ring::LogRing;
 use crate::summary::Snapshot;
@@ -84,6 +85,8 @@ pub struct Site {
     pub(crate) balancers: Vec<Arc<dyn Balancer>>,
     /// Who is told of it.
     pub(crate) heralds: Heralds,
+    /// What is counted.
+    pub(crate) meter: Arc<Meter>,
     /// What runs here and was started by somebody else.
     pub(crate) foreign: Option<Arc<Foreign>>,
     /// The ECS task that this runs in.
@@ -208,6 +211,7 @@ async fn save_and_commit(site: &Site, claim: &SharedClaim, deadline: Deadline) -
         Ok(saved) => saved,
         Err(error) => return nothing_stored(site, &error),
     };
+    site.meter.saved(saved.stored_bytes);
     let manifest = saved.manifest.clone();
     let committed = in_time(&deadline, || async { claim.lock().await.commit(manifest.clone()).await }).await;
     match committed {

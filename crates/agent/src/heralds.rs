@@ -7,6 +7,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinSet;
 
 use crate::hands::chain;
+use crate::metrics::{Meter, Trouble};
 use crate::ports::{Herald, News};
 
 /// One of them may take so long, its own retries included.
@@ -21,11 +22,12 @@ pub(crate) struct Heralds {
     all: Vec<Arc<dyn Herald>>,
     under_way: AsyncMutex<JoinSet<()>>,
     failed: Arc<Mutex<Vec<String>>>,
+    meter: Arc<Meter>,
 }
 
 impl Heralds {
-    pub(crate) fn new(all: Vec<Arc<dyn Herald>>) -> Self {
-        Self { all, under_way: AsyncMutex::default(), failed: Arc::default() }
+    pub(crate) fn new(all: Vec<Arc<dyn Herald>>, meter: Arc<Meter>) -> Self {
+        Self { all, under_way: AsyncMutex::default(), failed: Arc::default(), meter }
     }
 
     /// Begins to tell everyone, and waits for nobody.
@@ -34,6 +36,7 @@ impl Heralds {
         let Ok(mut under_way) = self.under_way.try_lock() else { return };
         for herald in &self.all {
             let (herald, news, failed) = (Arc::clone(herald), news.clone(), Arc::clone(&self.failed));
+            let meter = Arc::clone(&self.meter);
             under_way.spawn(async move {
                 let told = tokio::time::timeout(TELLING, herald.tell(&news, TELLING)).await;
                 let why = match told {
@@ -42,6 +45,7 @@ impl Heralds {
                     Err(_) => format!("no answer within {} ms", TELLING.as_millis()),
                 };
                 tracing::error!(herald = herald.name(), why, "was not told of the evacuation");
+                meter.trouble(Trouble::NotTold);
                 let text = format!("{}: {why}", herald.name());
                 failed.lock().unwrap_or_else(PoisonError::into_inner).push(text);
             });
@@ -55,6 +59,9 @@ impl Heralds {
         if tokio::time::timeout(LAST_WORDS, all).await.is_err() {
             let left = under_way.len();
             under_way.abort_all();
+            for _ in 0..left {
+                self.meter.trouble(Trouble::NotTold);
+            }
             tracing::error!(left, "not everyone was told of the evacuation: no time is left");
             let text = format!("{left} had not answered when the time was over");
             self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(text);
@@ -97,11 +104,10 @@ mod tests {
         let told = Arc::default();
         let herald = |name, wait| -> Arc<dyn Herald> { Arc::new(Told(name, wait, Arc::clone(&told))) };
         let seconds = |count| Some(Duration::from_secs(count));
-        let heralds = Heralds::new(vec![
-            herald("hanging", seconds(3_600)),
-            herald("refusing", None),
-            herald("quick", seconds(0)),
-        ]);
+        let heralds = Heralds::new(
+            vec![herald("hanging", seconds(3_600)), herald("refusing", None), herald("quick", seconds(0))],
+            Arc::new(Meter::new(&"w".parse().expect("a name"))),
+        );
         let notice =
             Notice { source: Source::Sigterm, action: Action::Terminate, key: None, deadline: Timestamp(0) };
         heralds.tell(&News::Begun {

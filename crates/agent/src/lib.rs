@@ -13,7 +13,7 @@
 //!   snapshot; `holding`: the claim as the stages see it; `renewal`: its heartbeat.
 //! * [`ports`]: queues, tables and more of a cloud, as this crate asks for them; [`cloud`]: their configuration;
 //!   `whereabouts`: instance, task or pod; `deregister`, `lifecycle`, `heralds`: who sends requests here,
-//!   who waits for an evacuation, and who is told of it.
+//!   who waits for an evacuation, and who is told of it; `metrics`: what Prometheus reads.
 //! * [`dirs`], [`record`]: what is kept on this machine; [`control`]: the socket; [`summary`]: the result.
 //!
 //! The bytes move in `lifeboat-snapshot`; the metadata service is asked in `lifeboat-imds`.
@@ -39,6 +39,7 @@ pub mod hooks;
 mod intake;
 mod lifecycle;
 mod logs;
+mod metrics;
 mod pid_file;
 pub mod ports;
 mod precopy;

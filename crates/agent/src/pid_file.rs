@@ -220,10 +220,16 @@ impl Process {
     /// Signals it and nobody else.
     fn signal(self, signal: OsSignal) {
         let Some(pid) = Pid::from_raw(self.pid) else { return };
-        let sent = pidfd_open(pid, PidfdFlags::empty()).and_then(|descriptor| {
+        let sent = match pidfd_open(pid, PidfdFlags::empty()) {
             // Looked at once more, now that the descriptor holds it: it may have ended, and the id been given away.
-            if self.lives() { pidfd_send_signal(&descriptor, signal) } else { Ok(()) }
-        });
+            Ok(descriptor) if self.lives() => pidfd_send_signal(&descriptor, signal),
+            Ok(_) => Ok(()),
+            // A kernel before 5.3, or a container that does not allow it: the id alone, right after a look.
+            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) if self.lives() => {
+                rustix::process::kill_process(pid, signal)
+            }
+            Err(error) => Err(error),
+        };
         match sent {
             Ok(()) | Err(rustix::io::Errno::SRCH) => {} // SRCH: it has ended already
             Err(error) => tracing::warn!(%error, process = self.pid, "cannot signal a process"),

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::hands::{Site, chain};
 use crate::holding::SharedClaim;
 use crate::hooks::{Occasion, Outcome};
+use crate::metrics::Round;
 
 /// Between two rounds after a rebalance recommendation, where no interval is configured: the notice may follow
 /// within minutes, or never.
@@ -57,7 +58,10 @@ async fn rounds(site: Arc<Site>, claim: SharedClaim, now: Arc<Notify>, interval:
             Ok(true) => {}
             // The renewal finds out too, and ends the run.
             Ok(false) => return,
-            Err(_) => tracing::warn!("a round of copying took too long and was broken off"),
+            Err(_) => {
+                site.meter.round(Round::Failed);
+                tracing::warn!("a round of copying took too long and was broken off");
+            }
         }
     }
 }
@@ -68,10 +72,14 @@ async fn round(site: &Site, claim: &SharedClaim) -> bool {
     let around = site.hooks.begin(Occasion::Round, None).await;
     if let Some(failure) = around.failure() {
         // The last recovery point was prepared as it should be: this one would take its place and was not.
+        site.meter.round(Round::Failed);
         tracing::error!(failure, "nothing is copied in this round; it is tried again");
         return true;
     }
     let (is_ours, outcome) = copy(site, claim, begun).await;
+    if outcome == Outcome::Failed {
+        site.meter.round(Round::Failed);
+    }
     around.end(outcome);
     is_ours
 }
@@ -98,6 +106,7 @@ async fn copy(site: &Site, claim: &SharedClaim, begun: Instant) -> (bool, Outcom
             return (true, Outcome::Failed);
         }
     };
+    site.meter.saved(saved.stored_bytes);
     if saved.is_new {
         match claim.lock().await.commit(saved.manifest.clone()).await {
             Ok(point) => tracing::info!(
@@ -117,6 +126,7 @@ async fn copy(site: &Site, claim: &SharedClaim, begun: Instant) -> (bool, Outcom
             Err(ClaimError::Fenced { .. } | ClaimError::Ended { .. }) => return (false, Outcome::Failed),
         }
     }
+    site.meter.round(if saved.is_new { Round::Committed } else { Round::Unchanged });
     if !saved.is_new {
         tracing::debug!("nothing has changed since the last recovery point");
     }

@@ -28,6 +28,7 @@ use crate::evacuator::{Evacuator, Target};
 use crate::hands::{MakeProgress, Site, chain};
 use crate::holding::{Holding, SharedClaim, descends};
 use crate::intake::{Event, Intake};
+use crate::metrics::Served;
 use crate::ports::Ports;
 use crate::process::{Mark, Workload};
 use crate::record::{Record, RecordFile};
@@ -100,6 +101,10 @@ pub(crate) async fn live(setup: &Setup, command: Option<&[OsString]>, ui: Ui) ->
     let intake = Intake::start(setup, requests)
         .map_err(|source| RunError::System { what: "cannot catch signals", source })?;
     let site = Arc::new(setup.site(whereabouts(setup).await, ui)?);
+    let _served = match setup.settings.cloud.metrics.prometheus {
+        Some(address) => Served::start(address, Arc::clone(&site.meter)).await,
+        None => None,
+    };
     let file = RecordFile::new(&setup.dirs.agent);
     let record = file.load();
     let clock = LocalClock::start();

@@ -24,6 +24,7 @@ use crate::foreign::Foreign;
 use crate::hands::{Site, chain};
 use crate::heralds::Heralds;
 use crate::hooks::Hooks;
+use crate::metrics::Meter;
 use crate::process::StartError;
 use crate::record::agent_id;
 use crate::run::Ui;
@@ -288,7 +289,9 @@ impl Setup {
         let Ui { ring, progress, ports } = ui;
         let target = self.target(&instance, task.as_ref());
         let balancers = ports.balancers.as_ref().map(|make| make(&target)).unwrap_or_default();
-        let (lifecycle, heralds) = (ports.lifecycle.clone(), Heralds::new(ports.heralds.clone()));
+        let meter = Arc::new(Meter::new(&self.name));
+        let heralds = Heralds::new(ports.heralds.clone(), Arc::clone(&meter));
+        let lifecycle = ports.lifecycle.clone();
         let store = lifeboat_snapshot::open(&self.store)?;
         let signal_file =
             self.settings.signal_file.clone().unwrap_or_else(|| self.dirs.agent.join("shutdown.signal"));
@@ -330,6 +333,7 @@ impl Setup {
             hooks,
             lifecycle,
             heralds,
+            meter,
             balancers,
             foreign: Foreign::of(&self.settings.protect.what).map(Arc::new),
             task,

@@ -10,6 +10,9 @@ use crate::clock::wall_now;
 use crate::hands::chain;
 use crate::setup::{IDENTITY_WAIT, Setup};
 
+/// The name of a task is worth waiting for: without it two tasks may have the same.
+const TASK_WAIT: Millis = Millis::from_secs(3);
+
 /// What platforms call the time between SIGTERM and SIGKILL. None of them tells a container how long it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Platform {
@@ -26,7 +29,7 @@ pub(crate) struct Whereabouts {
     pub(crate) task: Option<Task>,
 }
 
-/// Asks the services that tell it, for a second each at most. As configured, as the task metadata say, as the instance
+/// Asks the services that tell it, for seconds at most. As configured, as the task metadata say, as the instance
 /// metadata say, or the host's name.
 pub(crate) async fn whereabouts(setup: &Setup) -> Whereabouts {
     let task = match &setup.task_metadata {
@@ -43,7 +46,7 @@ pub(crate) async fn whereabouts(setup: &Setup) -> Whereabouts {
 }
 
 async fn ask_task(endpoint: &Endpoint) -> Option<Task> {
-    match task(endpoint, IDENTITY_WAIT).await {
+    match task(endpoint, TASK_WAIT).await {
         Ok(task) => {
             tracing::info!(
                 task = task.arn,

@@ -407,6 +407,26 @@ fn systemd_has_nothing_to_say_against_the_unit_file() {
 }
 
 #[test]
+fn evacuate_without_an_agent_stops_the_unit_that_the_configuration_names() {
+    let world = World::new();
+    let machine = world.machine("one");
+    let unit = Unit::install(&machine, WORKER);
+    unit.start(&machine);
+    machine.configure(&format!(
+        "name = \"w\"\nwork_dir = {:?}\nstore = {:?}\n[protect]\nunit = \"worker\"\n",
+        machine.work(),
+        machine.store
+    ));
+    let config = machine.dir.join("lifeboat.toml").to_string_lossy().into_owned();
+    let mut command = machine.lifeboat(&["evacuate", "--config", &config]);
+    let output = command.env("PATH", unit.path()).output().expect("started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!unit.runs());
+    assert_eq!(stage(&machine.summary(), "drain").1, "worker.service is inactive");
+    assert_eq!(machine.read("last"), "stopped\n");
+}
+
+#[test]
 fn a_command_of_ones_own_and_a_unit_do_not_go_together() {
     let world = World::new();
     let machine = world.machine("one");

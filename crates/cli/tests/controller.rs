@@ -161,6 +161,32 @@ fn of_two_controllers_the_one_that_was_frozen_longer_than_its_commands_are_valid
 }
 
 #[test]
+fn two_controllers_share_a_dynamodb_table_and_one_that_was_frozen_does_no_harm() {
+    let Some(lab) = Lab::start_with_dynamodb(10, "") else { return };
+    lab.config("");
+    let mut frozen = lab.controller(&[]);
+    adopted(&lab);
+    frozen.wait_for("state");
+    let mut other = lab.controller(&[]);
+    other.wait_for("is managed");
+    lab.post("capacity", json!({ "spot": 7 }));
+    lab.until("three are covered", |lab| lab.told().1 == 3);
+    frozen.signal(Signal::STOP);
+    lab.post("capacity", json!({ "spot": 5 }));
+    lab.until("the other goes on", |lab| lab.told().1 == 5);
+    std::thread::sleep(lab.real(60)); // twice as long as a command is valid
+    frozen.signal(Signal::CONT);
+    lab.post("capacity", json!({ "spot": 40 }));
+    lab.until("Spot has everything again", |lab| lab.told() == (10, 0) && lab.web("spot", "ready") == 10);
+    lab.until("every message is dealt with", |lab| {
+        let state = lab.get("state");
+        let queue = lab::at(&state, &["queues", "lifeboat-events"]);
+        queue["visible"] == 0 && queue["in_flight"] == 0
+    });
+    lab.check(&shortfall());
+}
+
+#[test]
 fn throttling_and_errors_of_queue_and_ecs_delay_and_never_break() {
     let lab = Lab::start(15, "");
     lab.config("");

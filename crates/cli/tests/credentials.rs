@@ -7,10 +7,11 @@ mod s3;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use s3::S3Server;
 
@@ -21,6 +22,7 @@ const SECRET: &str = "SKTEST";
 /// Other secrets that pass through the program.
 const TOKEN: &str = "metadata-token-2f7c";
 const BEARER: &str = "container-token-91ab";
+const IDENTITY: &str = "web-identity-token-5d0e";
 
 pub(crate) fn temp() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
@@ -51,7 +53,7 @@ fn is_let_in(output: &Output) {
 }
 
 fn keeps_secrets(said: &str) {
-    for secret in [SECRET, TOKEN, BEARER, "wrong-secret"] {
+    for secret in [SECRET, TOKEN, BEARER, IDENTITY, "wrong-secret"] {
         assert!(!said.contains(secret), "{secret} in {said}");
     }
 }
@@ -84,6 +86,66 @@ fn answering(routes: &[(&str, String)], header: Option<(&'static str, &'static s
         }
     });
     port
+}
+
+/// A server on loopback that speaks TLS and answers every request with `status` and `body`; with it, the file with
+/// the authority that vouches for it, and what it was asked.
+fn answering_over_tls(
+    home: &Path,
+    status: &'static str,
+    body: String,
+) -> (u16, String, std::sync::mpsc::Receiver<String>) {
+    let _ = rustls::crypto::ring::default_provider().install_default(); // another test was first
+    let key = || rcgen::KeyPair::generate().expect("a key");
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).expect("no names");
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority_key = key();
+    let authority_file = home.join("authority.pem");
+    let certified = authority.self_signed(&authority_key).expect("signed");
+    fs::write(&authority_file, certified.pem()).expect("written");
+    let issuer = rcgen::Issuer::new(authority, authority_key);
+    let own_key = key();
+    let own = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    let own = own.signed_by(&own_key, &issuer).expect("signed");
+    let secret = rustls::pki_types::PrivateKeyDer::try_from(own_key.serialize_der()).expect("a key");
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.der().clone()], secret)
+        .expect("a certificate and its key");
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let (sender, asked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let connection = rustls::ServerConnection::new(Arc::clone(&config)).expect("configured");
+            let mut stream = rustls::StreamOwned::new(connection, client);
+            if let Some(request) = head_of(&mut stream) {
+                let _ = sender.send(request); // the test is over
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+                );
+                let _ = stream.write_all(answer.as_bytes()); // it has gone
+                stream.conn.send_close_notify();
+                let _ = stream.flush();
+            }
+        }
+    });
+    (port, authority_file.to_string_lossy().into_owned(), asked)
+}
+
+/// A request up to its empty line; `None` where the other side breaks off.
+fn head_of(stream: &mut impl Read) -> Option<String> {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if stream.read(&mut byte).ok()? == 0 {
+            return None;
+        }
+        bytes.push(byte[0]);
+    }
+    String::from_utf8(bytes).ok()
 }
 
 fn temporary() -> String {
@@ -200,6 +262,74 @@ fn keys_come_from_the_instances_role_through_imdsv2() {
     let variables =
         [("AWS_EC2_METADATA_SERVICE_ENDPOINT", endpoint.as_str()), ("AWS_EC2_METADATA_DISABLED", "false")];
     is_let_in(&list(home.path(), &server, "", &variables));
+}
+
+/// As a pod on EKS has them. STS is only ever asked over TLS.
+#[test]
+fn keys_come_from_a_web_identity() {
+    let Some(server) = S3Server::start() else { return };
+    let home = temp();
+    let token = home.path().join("token");
+    fs::write(&token, IDENTITY).expect("written");
+    let token = token.to_string_lossy().into_owned();
+    let keys = format!(
+        "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>\
+         <AccessKeyId>{ID}</AccessKeyId><SecretAccessKey>{SECRET}</SecretAccessKey><SessionToken></SessionToken>\
+         <Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult>\
+         </AssumeRoleWithWebIdentityResponse>"
+    );
+    let list_with = |status, body: String| {
+        let (port, authority, asked) = answering_over_tls(home.path(), status, body);
+        let endpoint = format!("https://localhost:{port}");
+        let variables = [
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", token.as_str()),
+            ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/worker"),
+            ("AWS_ENDPOINT_URL_STS", &endpoint),
+            ("SSL_CERT_FILE", &authority),
+        ];
+        (list(home.path(), &server, "", &variables), asked)
+    };
+    let (output, asked) = list_with("200 OK", keys);
+    is_let_in(&output);
+    let asked = asked.try_recv().expect("STS was asked");
+    for part in ["Action=AssumeRoleWithWebIdentity", "role%2Fworker", IDENTITY] {
+        assert!(asked.contains(part), "{part} in {asked}");
+    }
+    let denied = "<Error><Code>AccessDenied</Code><Message>no such role</Message></Error>".to_owned();
+    let (output, _) = list_with("403 Forbidden", denied);
+    assert!(!output.status.success());
+    keeps_secrets(&said(&output));
+}
+
+/// No name service here knows a bucket's host: the server stands in as its own proxy.
+#[test]
+fn a_bucket_in_the_hosts_name_is_found() {
+    let Some(server) = S3Server::start_as(&["--domain", "s3.test"]) else { return };
+    let home = temp();
+    let through = |port: u16| {
+        Command::new(env!("CARGO_BIN_EXE_lifeboat"))
+            .args(["doctor", "--store", "s3://bucket/some/prefix?endpoint=http://s3.test&path_style=false"])
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", home.path())
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .envs([("AWS_ACCESS_KEY_ID", ID), ("AWS_SECRET_ACCESS_KEY", SECRET)])
+            .env("http_proxy", format!("http://127.0.0.1:{port}"))
+            .output()
+            .expect("started")
+    };
+    let found = said(&through(server.port));
+    assert!(found.contains("path_style=false takes, keeps and protects objects"), "{found}");
+    // The server would take the other style as well.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let asked = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("a request");
+        head_of(&mut client)
+    });
+    through(port);
+    let asked = asked.join().expect("no panic").expect("a request");
+    assert!(asked.contains(" http://bucket.s3.test/some/prefix/"), "{asked}");
 }
 
 #[test]

@@ -11,12 +11,13 @@ use serde_json::{Value, json};
 
 /// Whatever the doctor may ask for. All but the last change nothing by their nature; that one carries a condition that
 /// no item can meet.
-const WITHOUT_EFFECT: [&str; 8] = [
+const WITHOUT_EFFECT: [&str; 9] = [
     "DescribeAutoScalingGroups",
     "DescribeAutoScalingInstances",
     "DescribeLifecycleHooks",
     "DescribeTable",
     "DescribeTargetGroupAttributes",
+    "DescribeTargetHealth",
     "GetItem",
     "GetQueueAttributes",
     "GetTopicAttributes",
@@ -47,12 +48,19 @@ fn group(request: &Request) -> Reply {
             "<Attributes><member><Key>deregistration_delay.timeout_seconds</Key><Value>300</Value></member>\
              </Attributes>"
         }
+        "DescribeTargetHealth" => {
+            "<TargetHealthDescriptions><member><Target><Id>i-one</Id><Port>80</Port></Target><TargetHealth>\
+             <State>healthy</State></TargetHealth></member></TargetHealthDescriptions>"
+        }
         _ => return Reply::Forward,
     };
     Reply::Ok(text.to_owned())
 }
 
-/// The whole set-up of source A, with what the test created in place of the account's.
+/// The group's other target group, which the configuration names.
+const TARGET_GROUP: &str = "arn:aws:elasticloadbalancing:eu-west-1:1:targetgroup/u/2";
+
+/// The whole set-up of source A, with what the test created in place of the account's, behind a load balancer.
 fn configure(machine: &Machine, queue: &str, topic: &str) {
     let text = include_str!("../../../examples/source-a.toml");
     let text = text
@@ -60,7 +68,7 @@ fn configure(machine: &Machine, queue: &str, topic: &str) {
         .replace("s3://cis-file-search-evacuation/lifeboat", &machine.store.to_string_lossy())
         .replace("https://sqs.eu-west-1.amazonaws.com/123456789012/cis-file-search-queue", queue)
         .replace("arn:aws:sns:eu-west-1:123456789012:cis-file-search-alerts", topic);
-    machine.configure(&text);
+    machine.configure(&format!("{text}\n[load_balancer]\ntarget_groups = [\"{TARGET_GROUP}\"]\n"));
 }
 
 /// The findings, and the exit code.
@@ -125,6 +133,8 @@ fn the_doctor_finds_what_is_wrong_and_makes_no_call_that_has_an_effect() {
     expect(&found, "Capacity Rebalancing", "fleet", "warn", "--capacity-rebalance");
     expect(&found, "maximum price", "fleet", "warn", "0.05");
     expect(&found, "deregistration delay", "targetgroup/t/1", "fail", "Value=90");
+    expect(&found, "deregistration delay", "targetgroup/u/2", "fail", "300 s");
+    expect(&found, "target group", "targetgroup/u/2", "ok", "i-one is in it, healthy");
     expect(&found, "interruption behaviour", "i-one", "unknown", "describe-spot-instance-requests");
     for action in [
         "sqs:ChangeMessageVisibility",
@@ -132,6 +142,7 @@ fn the_doctor_finds_what_is_wrong_and_makes_no_call_that_has_an_effect() {
         "cloudwatch:PutMetricData",
         "autoscaling:CompleteLifecycleAction",
         "autoscaling:RecordLifecycleActionHeartbeat",
+        "elasticloadbalancing:DeregisterTargets",
     ] {
         expect(&found, "permission", action, "skipped", "not tried");
     }
@@ -150,6 +161,52 @@ fn the_doctor_finds_what_is_wrong_and_makes_no_call_that_has_an_effect() {
 }
 
 #[test]
+fn a_controllers_fleet_is_looked_at_and_what_ecs_does_not_tell_is_asked_for() {
+    let world = World::new();
+    let machine = world.machine("one");
+    let config = include_str!("../../../examples/source-b.toml");
+    machine.configure(config);
+    let wire = Wire::start(None, |request| {
+        match request.operation.as_str() {
+        "DescribeServices" => Reply::Ok(
+            json!({ "services": [{
+                "serviceName": "file-processor-spot", "status": "ACTIVE", "desiredCount": 200, "runningCount": 199,
+                "capacityProviderStrategy": [{ "capacityProvider": "FARGATE_SPOT", "weight": 1, "base": 0 }],
+                "taskDefinition": "arn:aws:ecs:us-east-1:1:task-definition/work:7",
+                "loadBalancers": [{ "targetGroupArn": "arn:aws:elasticloadbalancing:us-east-1:1:targetgroup/t/1" }],
+            }], "failures": [{ "arn": "file-processor-standard", "reason": "MISSING" }] })
+            .to_string(),
+        ),
+        _ => group(request),
+    }
+    });
+    let (found, code) = doctor(&machine, &wire.url());
+    expect(&found, "service", "file-processor-spot", "ok", "199 of 200 tasks run, on FARGATE_SPOT");
+    expect(&found, "service", "file-processor-standard", "fail", "is not in the cluster production");
+    expect(&found, "deregistration delay", "targetgroup/t/1", "fail", "Value=90");
+    expect(&found, "stopTimeout", "task-definition/work:7", "unknown", "describe-task-definition");
+    expect(&found, "On-Demand quota", "Fargate", "unknown", "--quota-code L-3032A538");
+    assert_eq!(code, 125);
+    let called: BTreeSet<String> = wire.requests().into_iter().map(|request| request.operation).collect();
+    let read = ["DescribeServices", "DescribeTargetGroupAttributes"];
+    assert!(called.iter().all(|name| read.contains(&name.as_str())), "{called:?}");
+
+    let quota = machine.dir.join("quota.json");
+    std::fs::write(&quota, r#"{ "Quota": { "QuotaCode": "L-3032A538", "Value": 6.0 } }"#).expect("written");
+    let (config, quota) = (machine.dir.join("lifeboat.toml"), quota.to_string_lossy().into_owned());
+    let config = config.to_string_lossy();
+    let output = machine.lifeboat(&["doctor", "--json", "--config", &config, "--from", &quota]).output();
+    let found: Vec<Value> = serde_json::from_slice(&output.expect("started").stdout).expect("a list");
+    expect(
+        &found,
+        "On-Demand quota",
+        "Fargate",
+        "unknown",
+        "6 vCPUs; how many this fleet would need is not known",
+    );
+}
+
+#[test]
 fn what_is_denied_is_named_by_its_permission() {
     let world = World::new();
     let machine = world.spot_machine("one");
@@ -161,6 +218,7 @@ fn what_is_denied_is_named_by_its_permission() {
     expect(&found, "state table", "cis-file-search-state", "unknown", "allow dynamodb:DescribeTable");
     expect(&found, "permission", "dynamodb:GetItem", "fail", "allow dynamodb:GetItem");
     expect(&found, "permission", "dynamodb:PutItem", "fail", "allow dynamodb:PutItem");
+    expect(&found, "target group", "/u/2", "fail", "allow elasticloadbalancing:DescribeTargetHealth");
     expect(&found, "Auto Scaling group", "i-one", "fail", "allow autoscaling:DescribeAutoScalingInstances");
     assert_eq!(code, 125);
     without_effect(&wire);

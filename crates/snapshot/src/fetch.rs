@@ -16,11 +16,17 @@ use crate::store::{Retry, StoreError};
 use crate::transfer::{as_u64, as_usize, blocking, get_into};
 use crate::workload::Workload;
 
-/// So many runs are fetched at once, each with a buffer of 8 MiB, or two where it is compressed.
-pub(crate) const CONCURRENCY: usize = 5;
+/// So much is on its way at once, by [`Run::weight`]: it bounds the memory.
+pub(crate) const WEIGHT_MAX: u64 = 64 * 1024 * 1024;
+
+/// So many requests are on their way at once: a store gives each connection a part of what it can.
+pub(crate) const CONCURRENCY: usize = 16;
 
 /// Neighbouring files are fetched with one request of at most this many bytes: a whole object of ours.
 const RUN_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// A large file is fetched in stretches of this length, where it is not compressed and its blocks are not larger.
+const STRETCH_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Unwanted bytes between two wanted files are fetched along when they are fewer: a request costs more.
 const GAP_BYTES_MAX: u64 = 256 * 1024;
@@ -89,14 +95,21 @@ pub(crate) fn small_runs(manifest: &Manifest, files: &[usize]) -> Vec<Run> {
     runs
 }
 
-/// The stretches of one large file, in order, each at most a buffer long and of whole blocks.
+/// The stretches of one large file, in order, each at most a buffer long and of whole blocks. What is compressed comes
+/// as it lies, or it would be fetched once for each stretch.
 pub(crate) fn large_runs(manifest: &Manifest, file: usize) -> Vec<Run> {
+    let block = match &manifest.entries[file].kind {
+        EntryKind::File { blocks: Some(blocks), .. } => 1 << blocks.log2,
+        EntryKind::File { blocks: None, .. } | EntryKind::Directory | EntryKind::Link { .. } => RUN_BYTES_MAX,
+    };
     let mut runs = Vec::new();
     let mut at = 0;
     for extent in manifest.entries[file].extents() {
+        let is_packed = object_of(manifest, extent.object).is_some_and(|object| object.raw.is_some());
+        let longest = if is_packed { RUN_BYTES_MAX } else { STRETCH_BYTES.max(block) };
         let mut done = 0;
         while done < extent.length {
-            let length = (extent.length - done).min(RUN_BYTES_MAX);
+            let length = (extent.length - done).min(longest);
             let offset = if extent.object.is_some() { extent.offset + done } else { 0 };
             let part = Part { file, at: at + done, offset, length };
             runs.push(Run { object: extent.object, offset, length, parts: vec![part] });
@@ -138,8 +151,20 @@ fn is_right(manifest: &Manifest, part: &Part, bytes: &[u8]) -> bool {
 impl Run {
     /// The object that it is fetched from, for reports.
     pub(crate) fn object<'a>(&self, manifest: &'a Manifest) -> Option<&'a DataObject> {
-        manifest.objects.get(usize::try_from(self.object?).ok()?)
+        object_of(manifest, self.object)
     }
+
+    /// The memory that it takes while it is on its way, in bytes.
+    pub(crate) fn weight(&self, manifest: &Manifest) -> u64 {
+        match self.object(manifest) {
+            Some(DataObject { raw: Some(raw), size, .. }) => size.saturating_add(*raw).min(WEIGHT_MAX),
+            Some(_) | None => self.length,
+        }
+    }
+}
+
+fn object_of(manifest: &Manifest, number: Option<u32>) -> Option<&DataObject> {
+    manifest.objects.get(usize::try_from(number?).ok()?)
 }
 
 /// Fetches a run and cuts it into its parts, each of which is verified; again when one is damaged.
@@ -224,4 +249,57 @@ fn zeros(manifest: &Manifest, run: &Run) -> Result<Vec<(Part, Bytes)>, StoreErro
         }
     };
     run.parts.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blocks::Blocks;
+    use crate::claim::ClaimId;
+    use crate::id::Nonce;
+    use crate::manifest::{Entry, Extent, FORMAT, Header, Modified};
+    use crate::path::EntryPath;
+
+    const MIB: u64 = 1 << 20;
+
+    /// One file of 20 MiB in blocks of 2^`log2`, in one object that is compressed or not.
+    fn manifest(log2: u32, raw: Option<u64>) -> Manifest {
+        let size = 20 * MIB;
+        let kind = EntryKind::File {
+            size,
+            digest: Digest::of(b""),
+            extents: vec![Extent { object: Some(0), offset: 0, length: size }],
+            blocks: Some(Blocks { log2, nodes: Vec::new() }),
+            same_as: None,
+        };
+        let path = EntryPath::new(*b"file").expect("a path");
+        let nonce = Nonce::from_bytes([1; 16]);
+        Manifest {
+            header: Header {
+                format: FORMAT,
+                workload: "work".parse().expect("a name"),
+                claim: ClaimId { seq: 1, nonce },
+                save: nonce,
+                at_unix_ms: 0,
+                base: None,
+            },
+            objects: vec![DataObject { key: "data".to_owned(), size: raw.map_or(size, |_| MIB), raw }],
+            entries: vec![Entry { path, mode: 0o644, uid: 0, gid: 0, modified: Modified::default(), kind }],
+            left_out: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_stretch_is_of_whole_blocks_and_what_is_compressed_is_fetched_once() {
+        let lengths = |manifest: &Manifest| -> Vec<u64> {
+            large_runs(manifest, 0).iter().map(|run| run.length / MIB).collect()
+        };
+        assert_eq!(lengths(&manifest(18, None)), [4, 4, 4, 4, 4]);
+        assert_eq!(lengths(&manifest(23, None)), [8, 8, 4]);
+        let packed = manifest(18, Some(20 * MIB));
+        assert_eq!(lengths(&packed), [8, 8, 4]);
+        assert_eq!(large_runs(&packed, 0)[0].weight(&packed), 21 * MIB);
+        let damaged = manifest(18, Some(u64::MAX));
+        assert_eq!(large_runs(&damaged, 0)[0].weight(&damaged), WEIGHT_MAX);
+    }
 }

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use crate::buffer::Pool;
-use crate::fetch::{CONCURRENCY, fetch, large_runs, small_runs};
+use crate::fetch::{CONCURRENCY, Run, WEIGHT_MAX, fetch, large_runs, small_runs};
 use crate::manifest::{EntryKind, Manifest, ManifestRef, ReadManifestError, read_manifest};
 use crate::progress::Progress;
 use crate::store::StoreError;
@@ -49,19 +49,27 @@ pub async fn verify(
     let mut waiting = small_runs(&manifest, &small).into_iter().chain(large).map(Arc::new);
     let pool = Pool::new();
     let mut running = FuturesUnordered::new();
+    let mut under_way = 0;
     let mut damaged = BTreeMap::new();
     // Each round ends one run.
     loop {
         while running.len() < CONCURRENCY
+            && under_way < WEIGHT_MAX
             && let Some(run) = waiting.next()
         {
+            under_way += run.weight(&manifest);
             let (manifest, pool) = (Arc::clone(&manifest), Arc::clone(&pool));
             running.push(async move {
                 let fetched = fetch(workload, &manifest, &pool, &run).await;
                 (run, fetched)
             });
         }
-        match running.next().await {
+        let ended = running.next().await;
+        if let Some((run, _)) = &ended {
+            let run: &Arc<Run> = run;
+            under_way -= run.weight(&manifest);
+        }
+        match ended {
             Some((_, Ok(parts))) => {
                 let whole = parts.iter().filter(|(part, _)| part.at == 0).count();
                 progress.advanced(as_u64(whole), parts.iter().map(|(part, _)| part.length).sum());

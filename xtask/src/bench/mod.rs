@@ -1,10 +1,11 @@
 //! `cargo xtask bench agent`: what the agent costs while nothing happens, how fast it reacts, how long it takes to
 //! store everything, each beside a Python program that does what source A's scripts do (`bench/source_a.py`).
 //!
-//! Never part of CI: what it says depends on the machine. [`idle`], [`reaction`] and [`evacuation`] measure,
+//! Never part of CI: what it says depends on the machine. [`idle`], [`reaction`], [`evacuation`] and [`aws`] measure,
 //! [`report`] writes it down; [`agents`], [`mock`], [`tap`] and [`process`] are what they measure with.
 
 mod agents;
+mod aws;
 mod evacuation;
 mod hand_back;
 mod idle;
@@ -41,6 +42,8 @@ pub(crate) struct Extent {
     pub(crate) files: usize,
     /// …so many times by each program.
     pub(crate) repetitions: usize,
+    /// So many starts are timed.
+    pub(crate) starts: usize,
 }
 
 impl Extent {
@@ -51,6 +54,7 @@ impl Extent {
         rounds: 20,
         files: 2_000,
         repetitions: 7,
+        starts: 20,
     };
     const QUICK: Self = Self {
         warm_up: Duration::from_secs(2),
@@ -59,6 +63,7 @@ impl Extent {
         rounds: 1,
         files: 200,
         repetitions: 1,
+        starts: 2,
     };
 
     /// Notices in all.
@@ -116,6 +121,7 @@ pub(crate) fn agent(args: &[&str]) -> anyhow::Result<ExitCode> {
         idle: idle::measure(&bench)?,
         reaction: reaction::measure(&bench)?,
         evacuation: evacuation::measure(&bench)?,
+        aws: aws::measure(&bench)?,
     };
     let document = report::document(&bench.extent, &before, &results)?;
     println!("\n{document}");

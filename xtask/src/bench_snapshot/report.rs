@@ -308,7 +308,7 @@ const METHOD: &str = "
   new and empty for each. Data, store and what comes back are in memory where `/dev/shm` has room, so that no disk is
   measured: `sync` costs nothing there.
 * Tools take turns; the faster of two runs counts. A tool that takes longer than 10 s is run once, one that takes longer
-  than 120 s (40 s in a short run) is stopped. Over the link each is run once.
+  than 60 s (40 s in a short run) is stopped. Over the link each is run once.
 * Concurrency as the manuals recommend: s5cmd with its 256 workers; rclone with `--transfers 32 --checkers 32
   --use-server-modtime --s3-no-check-bucket`; the AWS command line with `max_concurrent_requests = 20` and the other values
   of its manual's example; the AWS CRT through `s3transfer.crt` with its own choice. A tool that is missing from a table was

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::Context;
-use lifeboat_agent::Config;
-use lifeboat_agent::RunError;
+use lifeboat_agent::config::Protected;
+use lifeboat_agent::{Config, RunError, Settings};
 use lifeboat_core::evacuation::stage::Stage;
 use serde_json::json;
 
@@ -62,6 +62,8 @@ pub(crate) fn check(file: &Path, json: bool) -> anyhow::Result<u8> {
         "interval_ms": settings.interval.0,
         "stop_signal": settings.stop_signal.name(),
         "linger_ms": settings.linger.0,
+        "protects": protects(&settings),
+        "target_groups": settings.cloud.load_balancer.target_groups,
         "clean_up": settings.plan.clean_up,
         "snapshot_on_stop": settings.plan.snapshot_on_stop,
         "keep": settings.keep,
@@ -82,8 +84,9 @@ pub(crate) fn check(file: &Path, json: bool) -> anyhow::Result<u8> {
             ]);
         }
         format!(
-            "{} is valid.\ngrace {}, reserve {}, lease {}, metadata every {}, stop signal {}, clean-up {}\n{}",
+            "{} is valid.\nprotects {}; grace {}, reserve {}, lease {}, metadata every {}, stop signal {}, clean-up {}\n{}",
             file.display(),
+            protects(&settings),
             settings.grace,
             settings.plan.reserve,
             settings.lease,
@@ -94,4 +97,13 @@ pub(crate) fn check(file: &Path, json: bool) -> anyhow::Result<u8> {
         )
     })?;
     Ok(0)
+}
+
+/// What is stopped at the notice.
+fn protects(settings: &Settings) -> String {
+    match &settings.protect.what {
+        Protected::Directories => "its command, or a directory alone".to_owned(),
+        Protected::Unit(unit) => format!("the unit {unit}"),
+        Protected::PidFile(path) => format!("the process of {}", path.display()),
+    }
 }

@@ -1,9 +1,10 @@
 //! `lifeboat doctor`: what is wrong with this machine, and how to mend it; with files, what is wrong with the setting up
 //! of a fleet, wherever it runs.
 //!
-//! `look`: what the configuration names in AWS; `told`: facts from files; `wire`: their form. What facts mean is judged
+//! `look`: what the configuration names in AWS; `fleet`: a controller's services; `told`: facts from files; `wire`: their form. What facts mean is judged
 //! in core (`precondition`).
 
+mod fleet;
 mod look;
 mod told;
 mod wire;
@@ -26,6 +27,7 @@ use lifeboat_snapshot::{StoreError, StoreUrl};
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 
+use super::fleet::is_controllers;
 use crate::args::DoctorArgs;
 use crate::output;
 
@@ -74,7 +76,11 @@ enum Verdict {
 }
 
 pub(crate) async fn doctor(args: &DoctorArgs, json: bool) -> anyhow::Result<u8> {
-    let mut config = args.workload.config()?;
+    let of_controller = args.workload.store.config.as_deref().filter(|file| is_controllers(file));
+    if let (Some(file), true) = (of_controller, args.from.is_empty()) {
+        return report(fleet::fleet(file).await?, json);
+    }
+    let mut config = if of_controller.is_some() { Config::default() } else { args.workload.config()? };
     if !args.from.is_empty() {
         let told = told::read(&args.from)?;
         let facts = Facts { plan: plan(&config)?, ..told };

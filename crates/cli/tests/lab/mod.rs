@@ -153,12 +153,13 @@ impl Lab {
     pub(crate) fn config(&self, more: &str) -> PathBuf {
         let path = self.dir.path().join("fleet.toml");
         let origin = lifeboat_controller::clock::rfc3339(Timestamp(self.origin));
-        let (endpoint, store) = match &self.dynamodb {
-            Some((_, front)) => (front.url(), format!("dynamodb = '{TABLE}'")),
-            None => (format!("http://{}", self.address), format!("sqlite = '{}'", self.store().display())),
+        let (endpoint, region, store) = match &self.dynamodb {
+            // The table is in the region of every test's moto; the lab minds none.
+            Some((_, front)) => (front.url(), lifeboat_aws::testing::REGION, format!("dynamodb = '{TABLE}'")),
+            None => (self.url(), "us-east-1", format!("sqlite = '{}'", self.store().display())),
         };
         let text = format!(
-            "region = 'us-east-1'\nendpoint = '{endpoint}'\nclusters = ['lab']\n\
+            "region = '{region}'\nendpoint = '{endpoint}'\nclusters = ['lab']\n\
              [queue]\nurl = '{}'\n[store]\n{store}\n\
              [clock]\nscale = {}\norigin = '{origin}'\n\
              [alerts]\ntopic = 'arn:aws:sns:us-east-1:123456789012:alerts'\n\

@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 use super::RestoreError;
 use super::place::{Growing, Target};
 use crate::buffer::Pool;
-use crate::fetch::{CONCURRENCY, Part, Run, blocks_of, fetch, large_runs, small_runs};
-use crate::manifest::EntryKind;
+use crate::fetch::{CONCURRENCY, Part, Run, WEIGHT_MAX, blocks_of, fetch, large_runs, small_runs};
+use crate::manifest::{EntryKind, Manifest};
 use crate::progress::Progress;
 use crate::transfer::{as_u64, blocking};
 use crate::workload::Workload;
@@ -22,6 +22,16 @@ enum Job {
     Open(usize),
     /// A stretch of a large file.
     Large(Run, Arc<Growing>),
+}
+
+impl Job {
+    /// The memory that it takes, in bytes.
+    fn weight(&self, manifest: &Manifest) -> u64 {
+        match self {
+            Self::Small(run) | Self::Large(run, _) => run.weight(manifest),
+            Self::Open(_) => 0,
+        }
+    }
 }
 
 /// What came of a job: the stretches of a large file that has been opened.
@@ -47,17 +57,23 @@ pub(super) async fn fetch_all(
     let pool = Pool::new();
     // Dropped with this future, which ends all that is on its way.
     let mut running = JoinSet::new();
+    let mut under_way = 0;
     // Each round ends one job.
     loop {
         while running.len() < CONCURRENCY
+            && under_way < WEIGHT_MAX
             && let Some(job) = jobs.pop_front()
         {
+            let weight = job.weight(&target.manifest);
+            under_way += weight;
             let (workload, target, pool) = (workload.clone(), Arc::clone(target), Arc::clone(&pool));
             let progress = Arc::clone(progress);
-            running.spawn(async move { carry_out(&workload, target, &pool, job, &*progress).await });
+            running
+                .spawn(async move { (weight, carry_out(&workload, target, &pool, job, &*progress).await) });
         }
         match running.join_next().await {
-            Some(Ok(done)) => {
+            Some(Ok((weight, done))) => {
+                under_way -= weight;
                 for (run, growing) in done?.into_iter().rev() {
                     jobs.push_front(Job::Large(run, growing));
                 }

@@ -16,6 +16,7 @@ pub(crate) struct S3Server {
     program: PathBuf,
     pub(crate) port: u16,
     pub(crate) directory: tempfile::TempDir,
+    options: &'static [&'static str],
     child: Option<Child>,
 }
 
@@ -38,10 +39,15 @@ fn program() -> Option<PathBuf> {
 impl S3Server {
     /// Starts one with the bucket `bucket`, or says that there is none to start.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_as(&[])
+    }
+
+    /// As [`Self::start`], with further options of the program.
+    pub(crate) fn start_as(options: &'static [&'static str]) -> Option<Self> {
         let program = program()?;
         let directory = super::temp();
         std::fs::create_dir(directory.path().join("bucket")).expect("a bucket");
-        let mut server = Self { program, port: free_port(), directory, child: None };
+        let mut server = Self { program, port: free_port(), directory, options, child: None };
         server.launch();
         Some(server)
     }
@@ -51,6 +57,7 @@ impl S3Server {
         let child = Command::new(&self.program)
             .args(["--host", "127.0.0.1", "--access-key", "AKTEST", "--secret-key", "SKTEST", "--port"])
             .arg(self.port.to_string())
+            .args(self.options)
             .arg(self.directory.path())
             .env("RUST_LOG", "off")
             .stdin(Stdio::null())

@@ -9,6 +9,7 @@ use std::time::Duration;
 use lifeboat_agent::Settings;
 use lifeboat_aws::autoscaling::Group as AwsGroup;
 use lifeboat_aws::dynamodb::{Condition, Item, Put};
+use lifeboat_aws::elb::Health;
 use lifeboat_aws::states::{PARTITION_KEY, SORT_KEY};
 use lifeboat_aws::{Aws, AwsError, Kind, Operation};
 use lifeboat_core::precondition::{Group, Hook, MaximumPrice, TargetGroup};
@@ -46,7 +47,7 @@ impl Asked {
 
 /// Who needs what was denied.
 #[derive(Clone, Copy)]
-enum Needs {
+pub(super) enum Needs {
     /// An evacuation.
     Agent,
     /// This look alone.
@@ -58,17 +59,23 @@ pub(super) async fn look(settings: &Settings, store: Option<&StoreUrl>, instance
     let aws = crate::wiring::aws(&settings.cloud);
     let asked = Asked { aws, until: Instant::now() + WITHIN };
     let mut seen = Seen::default();
-    let (queue, table, topics, group) = tokio::join!(
+    let (queue, table, topics, group, balanced) = tokio::join!(
         Box::pin(queue(&asked, settings)),
         Box::pin(table(&asked, settings)),
         Box::pin(topics(&asked, settings)),
         Box::pin(group(&asked, settings, instance)),
+        Box::pin(balancers(&asked, settings, instance)),
     );
-    for part in [queue, table, topics] {
+    for part in [queue, table, topics, group.findings, balanced.findings] {
         seen.findings.extend(part);
     }
-    seen.findings.extend(group.findings);
     (seen.groups, seen.target_groups) = (group.groups, group.target_groups);
+    for one in balanced.target_groups {
+        // The group may register its instances with the same.
+        if seen.target_groups.iter().all(|known| known.arn != one.arn) {
+            seen.target_groups.push(one);
+        }
+    }
     seen.findings.extend(webhooks(settings));
     if let Some(namespace) = &settings.cloud.metrics.namespace {
         seen.findings.extend(not_tried(Operation::PutMetricData, &format!("the namespace {namespace}")));
@@ -286,7 +293,47 @@ async fn target_groups(asked: &Asked, arns: Vec<String>, findings: &mut Vec<Find
     all
 }
 
-fn about(check: &'static str, about: &str, verdict: Verdict, what: String, remedy: Option<&str>) -> Finding {
+/// The groups that this machine is to leave: whether it is in them, and how long they drain it.
+async fn balancers(asked: &Asked, settings: &Settings, instance: Option<&str>) -> Seen {
+    let config = &settings.cloud.load_balancer;
+    let mut seen = Seen::default();
+    let target = config.target.as_deref().or(instance);
+    for arn in config.target_groups.iter().take(TARGET_GROUPS_MAX) {
+        seen.findings.push(match asked.aws.elb().health(arn, &[], asked.left()).await {
+            Ok(targets) => registered(arn, target, &targets),
+            Err(error) => failed("target group", arn, &error, Needs::Agent),
+        });
+        seen.findings.extend(not_tried(Operation::DeregisterTargets, arn));
+    }
+    let arns = config.target_groups.clone();
+    seen.target_groups = target_groups(asked, arns, &mut seen.findings).await;
+    seen
+}
+
+fn registered(arn: &str, target: Option<&str>, targets: &[Health]) -> Finding {
+    let check = "target group";
+    let Some(target) = target else {
+        let what = format!("has {} targets; which of them this is, is not known here", targets.len());
+        let remedy = "run the doctor on the instance, or set load_balancer.target";
+        return about(check, arn, Verdict::Unknown, what, Some(remedy));
+    };
+    match targets.iter().find(|health| health.target.id == target) {
+        Some(health) => about(check, arn, Verdict::Ok, format!("{target} is in it, {}", health.state), None),
+        None => {
+            let what = format!("{target} is none of its {} targets", targets.len());
+            let remedy = "where the group lists addresses, set load_balancer.target to this machine's";
+            about(check, arn, Verdict::Warn, what, Some(remedy))
+        }
+    }
+}
+
+pub(super) fn about(
+    check: &'static str,
+    about: &str,
+    verdict: Verdict,
+    what: String,
+    remedy: Option<&str>,
+) -> Finding {
     Finding { check, about: Some(about.to_owned()), verdict, what, remedy: remedy.map(str::to_owned) }
 }
 
@@ -306,7 +353,7 @@ fn untried(action: &str, on: &str) -> Finding {
 }
 
 /// What a failed call says, by what can be done about it.
-fn failed(check: &'static str, on: &str, error: &AwsError, needs: Needs) -> Finding {
+pub(super) fn failed(check: &'static str, on: &str, error: &AwsError, needs: Needs) -> Finding {
     let (verdict, remedy) = match (&error.kind, needs) {
         (Kind::Denied { action }, Needs::Doctor) => (
             Verdict::Unknown,
