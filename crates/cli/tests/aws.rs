@@ -259,6 +259,21 @@ fn the_whole_set_up_of_the_guide_does_every_step() {
         let is_seen = is_called || action.starts_with("s3:") || action == "dynamodb:GetItem";
         assert!(is_seen, "{action} is allowed and never called");
     }
+    // People find the state in either place, also when the store is away.
+    let show = |more: &[&str]| {
+        let mut command = machine.lifeboat(&["show", "cis-file-search", "--config", &config]);
+        in_aws(command.args(more), &wire.url());
+        let output = command.output().expect("started");
+        assert!(output.status.success(), "{more:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    assert!(show(&[]).contains("the same state is in dynamodb://cis-file-search-state, saved by i-one"));
+    let shown: Value = serde_json::from_str(&show(&["--json"])).expect("JSON");
+    assert_eq!(shown["table"]["state"], shown["saved_state"]);
+    assert_eq!((&shown["table"]["state"]["done"], &shown["table"]["instance"]), (&7.into(), &"i-one".into()));
+    let away = machine.dir.join("away").to_string_lossy().into_owned();
+    let shown: Value = serde_json::from_str(&show(&["--json", "--store", &away])).expect("JSON");
+    assert_eq!(shown["table"]["state"]["interruption"]["action"], "terminate");
     // Step 7, cleaned up: what is proven to be stored is gone from here.
     assert!(!machine.work().join("partial/t1").exists());
     // Step 2, the files: another machine finds them in the bucket and goes on with them.
