@@ -247,12 +247,17 @@ def looks(bench, tasks):
     services = 100 if bench.quick else 1_000
     lab = Lab(bench, services, min(tasks, 50) if bench.quick else tasks)
     process = lab.controller()
-    rounds = lambda: total(lab).get("ecs:DescribeServices", 0)
-    # The first looks of all services are through.
-    first = rounds()
-    lab.wait("all are looked at", lambda: rounds() >= first + services // 5, 120)
-    counts, seconds = total(lab), (30 if bench.quick else 60)
-    time.sleep(seconds)
+    # From the beginning of a round of looks to the beginning of the next but one.
+    a_round = (2 * services + 9) // 10
+    described = lambda: total(lab).get("ecs:DescribeServices", 0)
+    def begins(after):
+        lab.wait("a round of looks begins", lambda: described() > after, 240)
+        return time.monotonic()
+    time.sleep(15)
+    first = described()
+    began = begins(first)
+    counts = total(lab)
+    seconds = begins(first + 2 * a_round) - began
     calls = {name: count - counts.get(name, 0) for name, count in total(lab).items()}
     rss, peak = memory(process)
     end(process)
@@ -270,7 +275,7 @@ def small(bench):
 
 
 def total(lab):
-    return {name: sum(outcomes.values()) for name, outcomes in lab.get("state")["calls"].items()}
+    return {name: sum(outcomes.values()) for name, outcomes in lab.get("counts").items()}
 
 
 def interruption(bench, who):

@@ -1,9 +1,8 @@
 //! The local clock that decisions are taken by: wall time when the agent started, monotonic since. Setting
 //! the wall clock in the middle of an evacuation changes nothing.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use lifeboat_core::time::{Millis, Timestamp};
+pub use lifeboat_wall::{rfc3339, wall_now};
 use tokio::time::Instant;
 
 /// A wall clock that differs by more than this from the anchored one was set, or the machine slept.
@@ -45,17 +44,4 @@ impl LocalClock {
         *self = Self::start();
         Some(jump)
     }
-}
-
-/// The system's wall clock.
-#[must_use]
-pub fn wall_now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
-/// `at` as people and other programs write it: RFC 3339, UTC, milliseconds.
-#[must_use]
-pub fn rfc3339(at: Timestamp) -> String {
-    jiff::Timestamp::from_millisecond(at.0).map_or_else(|_| at.0.to_string(), |time| format!("{time:.3}"))
 }

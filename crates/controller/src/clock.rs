@@ -1,8 +1,9 @@
 //! The controller's clock: wall time when it started, monotonic since, and faster than real time in rehearsals.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use lifeboat_core::time::{Millis, Timestamp};
+pub use lifeboat_wall::{parse_rfc3339, rfc3339, wall_now};
 use tokio::time::Instant;
 
 /// A clock that decisions are taken by.
@@ -55,25 +56,6 @@ impl Clock {
     }
 }
 
-/// The system's wall clock.
-#[must_use]
-pub fn wall_now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
-/// `at` as people and other programs write it: RFC 3339, UTC, milliseconds.
-#[must_use]
-pub fn rfc3339(at: Timestamp) -> String {
-    jiff::Timestamp::from_millisecond(at.0).map_or_else(|_| at.0.to_string(), |time| format!("{time:.3}"))
-}
-
-/// Reads RFC 3339; none where it is something else.
-#[must_use]
-pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
-    text.parse::<jiff::Timestamp>().ok().map(|time| Timestamp(time.as_millisecond()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,15 +68,5 @@ mod tests {
         assert!(apart < 60_000, "{apart} ms of 100-fold time");
         assert!(first.now().since(origin) >= Millis(6_000_000));
         assert_eq!(first.real_time(Millis(1_000)), Duration::from_millis(10));
-    }
-
-    #[test]
-    fn times_are_read_as_they_are_written() {
-        let at = Timestamp(1_600_000_000_123);
-        assert_eq!(rfc3339(at), "2020-09-13T12:26:40.123Z");
-        assert_eq!(parse_rfc3339(&rfc3339(at)), Some(at));
-        assert_eq!(parse_rfc3339("2020-09-13T12:26:40Z"), Some(Timestamp(1_600_000_000_000)));
-        assert_eq!(parse_rfc3339(""), None);
-        assert_eq!(parse_rfc3339("yesterday"), None);
     }
 }

@@ -7,8 +7,9 @@ use anyhow::Context;
 use serde_json::Value;
 
 /// The layers, lowest first. A new crate gets its place here, in the commit that adds it.
-const LAYERS: [(&str, &[&str]); 6] = [
+const LAYERS: [(&str, &[&str]); 7] = [
     ("core", &["lifeboat-core"]),
+    ("clock", &["lifeboat-wall"]),
     ("adapters", &["lifeboat-aws", "lifeboat-imds", "lifeboat-snapshot", "lifeboat-worker"]),
     ("drivers", &["lifeboat-agent", "lifeboat-controller"]),
     ("worlds", &["lifeboat-sim"]),

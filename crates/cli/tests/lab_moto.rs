@@ -1,70 +1,18 @@
 //! The same calls to the lab and to moto, an independent stand-in: the answers must have the same shape. Where moto is
 //! known to be wrong or poorer, the difference is listed with its reason.
 
-#![cfg(feature = "lab")]
-
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use lifeboat_aws::testing::Moto;
 use lifeboat_sim::lab::{LabScenario, Pair, Settings, Stamps, listen, serve};
 use serde_json::{Value, json};
 
-/// What is installed by `cargo xtask ci --step aws-server`.
-const VERSION: &str = "5.2.5";
-
 /// Python on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-struct Moto {
-    child: Child,
-    addr: SocketAddr,
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        let _ = self.child.kill(); // it may have ended
-        let _ = self.child.wait();
-    }
-}
-
-/// `None` where it is not installed, which `LIFEBOAT_TEST_AWS=1` (as set by CI) makes a failure.
-fn moto() -> Option<Moto> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-    let home = cache.join(format!("lifeboat/tools/moto-{VERSION}"));
-    let is_there = home.join("installed").is_file();
-    assert!(is_there || std::env::var_os("LIFEBOAT_TEST_AWS").is_none(), "{} is missing", home.display());
-    if !is_there {
-        return None;
-    }
-    for _ in 0..5 {
-        let port = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
-        let mut child = Command::new(home.join("bin/moto_server"))
-            .args(["--host", "127.0.0.1", "--port", &port.to_string()])
-            .env("AWS_EC2_METADATA_DISABLED", "true")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("moto can be started");
-        let addr = SocketAddr::from(([127, 0, 0, 1], port));
-        let until = Instant::now() + PATIENCE;
-        while child.try_wait().ok().flatten().is_none() {
-            assert!(Instant::now() < until, "moto does not answer");
-            if http(addr, "GET /moto-api/data.json HTTP/1.0\r\n", "").is_some_and(|(status, _)| status == 200)
-            {
-                return Some(Moto { child, addr });
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-    panic!("moto does not start")
-}
 
 /// `None` where nobody answers.
 fn http(addr: SocketAddr, head: &str, body: &str) -> Option<(u16, String)> {
@@ -194,11 +142,11 @@ fn furnish(moto: SocketAddr) {
 
 #[test]
 fn ecs_answers_have_motos_shape() {
-    let Some(moto) = moto() else { return };
+    let Some(moto) = Moto::start() else { return };
     let lab = lab();
-    furnish(moto.addr);
+    furnish(moto.addr());
     let both = |operation: &str, input: &Value, poorer: &[&str]| {
-        let (ours, theirs) = (ecs(lab, operation, input), ecs(moto.addr, operation, input));
+        let (ours, theirs) = (ecs(lab, operation, input), ecs(moto.addr(), operation, input));
         assert_eq!(ours.0, theirs.0, "{operation}: {} {}", ours.1, theirs.1);
         compare(operation, &ours.1, &theirs.1, poorer);
     };
@@ -218,30 +166,30 @@ fn ecs_answers_have_motos_shape() {
     both("UpdateService", &update, &poorer);
     let gone = json!({ "cluster": "lab", "service": "gone", "desiredCount": 3 });
     both("UpdateService", &gone, &[".Message"]);
-    let (ours, theirs) = (ecs(lab, "UpdateService", &gone).1, ecs(moto.addr, "UpdateService", &gone).1);
+    let (ours, theirs) = (ecs(lab, "UpdateService", &gone).1, ecs(moto.addr(), "UpdateService", &gone).1);
     assert_eq!(ours["__type"], theirs["__type"]);
     let elsewhere = json!({ "cluster": "other", "services": ["web-spot"] });
     let (ours, theirs) =
-        (ecs(lab, "DescribeServices", &elsewhere), ecs(moto.addr, "DescribeServices", &elsewhere));
+        (ecs(lab, "DescribeServices", &elsewhere), ecs(moto.addr(), "DescribeServices", &elsewhere));
     assert_eq!((ours.0, &ours.1["__type"]), (theirs.0, &theirs.1["__type"]));
 }
 
 #[test]
 fn queue_answers_have_motos_shape() {
-    let Some(moto) = moto() else { return };
+    let Some(moto) = Moto::start() else { return };
     let lab = lab();
-    furnish(moto.addr);
+    furnish(moto.addr());
     let url = |addr: SocketAddr| {
         let (status, answer) = sqs(addr, "GetQueueUrl", &json!({ "QueueName": "lifeboat-events" }));
         assert_eq!(status, 200, "{answer}");
         answer["QueueUrl"].clone()
     };
-    let (our_url, their_url) = (url(lab), url(moto.addr));
+    let (our_url, their_url) = (url(lab), url(moto.addr()));
     let both = |operation: &str, mut input: Value, poorer: &[&str]| {
         input["QueueUrl"] = our_url.clone();
         let ours = sqs(lab, operation, &input);
         input["QueueUrl"] = their_url.clone();
-        let theirs = sqs(moto.addr, operation, &input);
+        let theirs = sqs(moto.addr(), operation, &input);
         assert_eq!(ours.0, theirs.0, "{operation}: {} {}", ours.1, theirs.1);
         compare(operation, &ours.1, &theirs.1, poorer);
         (ours.1, theirs.1)
@@ -283,12 +231,12 @@ fn queue_answers_have_motos_shape() {
         let all_deleted = sqs(addr, "DeleteMessageBatch", &delete_all);
         (hidden, all_hidden, deleted, all_deleted)
     };
-    let (ours, theirs) = (settle(lab, &our_url, &ours), settle(moto.addr, &their_url, &theirs));
+    let (ours, theirs) = (settle(lab, &our_url, &ours), settle(moto.addr(), &their_url, &theirs));
     assert_eq!((ours.0, ours.2), (theirs.0, theirs.2));
     compare("ChangeMessageVisibilityBatch", &ours.1.1, &theirs.1.1, &[]);
     compare("DeleteMessageBatch", &ours.3.1, &theirs.3.1, &[]);
     let nowhere = json!({ "QueueName": "nowhere" });
-    let (ours, theirs) = (sqs(lab, "GetQueueUrl", &nowhere), sqs(moto.addr, "GetQueueUrl", &nowhere));
+    let (ours, theirs) = (sqs(lab, "GetQueueUrl", &nowhere), sqs(moto.addr(), "GetQueueUrl", &nowhere));
     assert_eq!((ours.0, &ours.1["__type"]), (theirs.0, &theirs.1["__type"]));
 }
 
@@ -302,7 +250,7 @@ fn sqs_status(addr: SocketAddr, operation: &str, input: &Value) -> u16 {
 
 #[test]
 fn published_alerts_and_commands_are_answered_in_motos_shape() {
-    let Some(moto) = moto() else { return };
+    let Some(moto) = Moto::start() else { return };
     let lab = lab();
     let form = |addr: SocketAddr, service: &str, body: &str| {
         let head = format!(
@@ -311,22 +259,22 @@ fn published_alerts_and_commands_are_answered_in_motos_shape() {
         );
         http(addr, &head, body).expect("it answers")
     };
-    let (_, made) = form(moto.addr, "sns", "Action=CreateTopic&Version=2010-03-31&Name=alerts");
+    let (_, made) = form(moto.addr(), "sns", "Action=CreateTopic&Version=2010-03-31&Name=alerts");
     assert!(made.contains("arn:aws:sns:us-east-1:123456789012:alerts"), "{made}");
     let publish =
         "Action=Publish&Version=2010-03-31&TopicArn=arn:aws:sns:us-east-1:123456789012:alerts&Message=m";
-    let (ours, theirs) = (form(lab, "sns", publish), form(moto.addr, "sns", publish));
+    let (ours, theirs) = (form(lab, "sns", publish), form(moto.addr(), "sns", publish));
     assert_eq!(ours.0, theirs.0);
     assert_eq!(elements(&ours.1), elements(&theirs.1));
     let metrics = "Action=PutMetricData&Version=2010-08-01&Namespace=Lifeboat&MetricData.member.1.MetricName=a\
                    &MetricData.member.1.Value=1";
-    let (ours, theirs) = (form(lab, "monitoring", metrics), form(moto.addr, "monitoring", metrics));
+    let (ours, theirs) = (form(lab, "monitoring", metrics), form(moto.addr(), "monitoring", metrics));
     assert_eq!((ours.0, elements(&ours.1)), (theirs.0, elements(&theirs.1)));
     let command = json!({
         "DocumentName": "AWS-RunShellScript", "InstanceIds": ["i-1"], "Parameters": { "commands": ["lifeboat evacuate"] },
     });
     let ours = call(lab, "ssm", "AmazonSSM.SendCommand", &command);
-    let theirs = call(moto.addr, "ssm", "AmazonSSM.SendCommand", &command);
+    let theirs = call(moto.addr(), "ssm", "AmazonSSM.SendCommand", &command);
     assert_eq!((ours.0, theirs.0), (200, 200), "{} {}", ours.1, theirs.1);
     // moto writes these two times as text, which the SDK does not read; AWS writes numbers.
     let mut theirs = theirs.1;
