@@ -275,7 +275,7 @@ def small(bench):
 
 
 def total(lab):
-    return {name: sum(outcomes.values()) for name, outcomes in lab.get("state")["calls"].items()}
+    return {name: sum(outcomes.values()) for name, outcomes in lab.get("counts").items()}
 
 
 def interruption(bench, who):
