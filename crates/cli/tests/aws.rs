@@ -405,10 +405,9 @@ fn a_load_balancer_that_refuses_hangs_or_never_drains_is_named_and_holds_nothing
         run.expect_code(85);
         let summary = summary(&machine);
         let (outcome, detail) = stage(&summary, "deregister");
-        assert!(
-            outcome == "failed" && detail.contains("web: ") && detail.contains(said),
-            "{outcome}: {detail}"
-        );
+        // On a slow machine the time may be over before what is tried again is refused for good.
+        let is_told = detail.contains(said) || detail.contains("did not answer");
+        assert!(outcome == "failed" && detail.contains("web: ") && is_told, "{outcome}: {detail}");
         assert_eq!(stage(&summary, "snapshot").0, "done", "{summary:#}");
         assert_eq!(stage(&summary, "drain").0, "done", "{summary:#}");
     }

@@ -3,7 +3,7 @@
 //! directories, not at the index. Once on directories alone, once on SQS, S3 and DynamoDB as stand-ins (`place`).
 //!
 //! Each seed is another world. `LIFEBOAT_FLEET_SEEDS=20 cargo nextest run -p lifeboat --test fleet` runs twenty of
-//! either kind; without it, as in CI, there are two on directories and one on the stand-ins.
+//! either kind, and `7-7` the seventh; without it, as in CI, there are two on directories and one on the stand-ins.
 //! `LIFEBOAT_FLEET_REPORT=FILE` appends how long hand-backs took, one line a world.
 
 #[path = "../harness/mod.rs"]
@@ -16,6 +16,7 @@ mod s3;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -42,8 +43,14 @@ pub(crate) fn temp() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
 
-fn seeds(usually: u64) -> u64 {
-    std::env::var("LIFEBOAT_FLEET_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usually)
+/// Of the worlds to run: the first and the last seed.
+fn seeds(usually: u64) -> RangeInclusive<u64> {
+    let Ok(text) = std::env::var("LIFEBOAT_FLEET_SEEDS") else { return 1..=usually };
+    let number = |text: &str| text.parse().expect("LIFEBOAT_FLEET_SEEDS is a number, or two: 7-9");
+    match text.split_once('-') {
+        Some((first, last)) => number(first)..=number(last),
+        None => 1..=number(&text),
+    }
 }
 
 /// xorshift64*: the same world for the same seed, as far as the machine's timing lets it be.
@@ -357,7 +364,7 @@ fn a_fleet_that_is_interrupted_and_killed_completes_every_message_once() {
     let expected = undisturbed(temp.path());
     assert!(expected.lines().count() > MESSAGES);
     let files = temp.path().join("files");
-    for seed in 1..=seeds(2) {
+    for seed in seeds(2) {
         world("directories", seed, &expected, |at| Box::new(Directories::new(at, &files)));
     }
 }
@@ -367,12 +374,12 @@ fn a_fleet_on_sqs_s3_and_dynamodb_completes_every_message_once() {
     let Some(stand_ins) = StandIns::start() else { return };
     let temp = temp();
     let expected = undisturbed(temp.path());
-    for seed in 1..=seeds(1) {
+    for seed in seeds(1) {
         let name = format!("world-{seed}");
         let evacuated = world("stand-ins", seed, &expected, |_| Box::new(stand_ins.place(&name)));
         assert!(!evacuated.is_empty(), "seed {seed}: nothing was interrupted");
         for workload in evacuated {
-            let state = stand_ins.state_of(&workload);
+            let state = stand_ins.state_of(&name, &workload);
             assert_eq!(state["interruption"]["action"], "terminate", "seed {seed}: {workload}: {state}");
         }
     }

@@ -149,23 +149,19 @@ pub(crate) struct StandIns {
     s3: S3Server,
 }
 
-/// The table of states.
-const TABLE: &str = "fleet-states";
-
 impl StandIns {
     /// Starts them with the files in the bucket, or says that there are none to start.
     pub(crate) fn start() -> Option<Self> {
         let (moto, s3) = (Moto::start()?, S3Server::start()?);
         write_files(&s3.directory.path().join("bucket/files"));
-        moto.create_table(TABLE, "workload", Some("instance_time"));
         Some(Self { moto, s3 })
     }
 
-    /// The newest state that the table has of a workload.
-    pub(crate) fn state_of(&self, workload: &str) -> serde_json::Value {
+    /// The newest state that a world's table has of a workload.
+    pub(crate) fn state_of(&self, world: &str, workload: &str) -> serde_json::Value {
         let get = |sort: &str| {
             let key = json!({ "workload": { "S": workload }, "instance_time": { "S": sort } });
-            let body = json!({ "TableName": TABLE, "Key": key });
+            let body = json!({ "TableName": table_of(world), "Key": key });
             self.moto.json("dynamodb", "DynamoDB_20120810.GetItem", &body)["Item"].clone()
         };
         let newest = get("newest");
@@ -178,9 +174,15 @@ impl StandIns {
         let front = SqsFront::new(&self.moto);
         let attributes = json!({ "VisibilityTimeout": VISIBILITY.as_secs().to_string() });
         let queue = self.moto.create_queue(name, &attributes);
+        self.moto.create_table(&table_of(name), "workload", Some("instance_time"));
         let doors = BTreeMap::from([(TEST.to_owned(), front.door(TEST))]);
         OnAws { stand_ins: self, name: name.to_owned(), front, queue, doors, killed: BTreeSet::new() }
     }
+}
+
+/// The table of a world's states. Each has one, as each has a store: which state is the newer is told by the claims.
+fn table_of(world: &str) -> String {
+    format!("{world}-states")
 }
 
 /// The door of the test itself.
@@ -216,7 +218,7 @@ impl Place for OnAws<'_> {
     fn furnish(&mut self, machine: &mut Machine, name: &str) -> String {
         machine.store = PathBuf::from(self.bucket(&format!("{}/store", self.name)));
         self.doors.insert(name.to_owned(), self.front.door(name));
-        format!("state = \"dynamodb://{TABLE}\"\n")
+        format!("state = \"dynamodb://{}\"\n", table_of(&self.name))
     }
 
     fn environment(&self, name: &str) -> Vec<(&'static str, String)> {
