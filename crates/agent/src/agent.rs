@@ -35,6 +35,14 @@ pub async fn agent(setup: &Setup, ui: Ui) -> Result<RunEnd, RunError> {
     end
 }
 
+/// What the configuration names in `[protect]`, for people, and whether it runs, or why nobody can tell. `None`: only
+/// directories are protected. Changes nothing.
+pub async fn protected(setup: &Setup) -> Option<(String, Result<bool, String>)> {
+    let foreign = Foreign::of(&setup.settings.protect.what)?;
+    let runs = foreign.runs().await;
+    Some((foreign.name(), runs))
+}
+
 impl Run<'_> {
     /// Claims, restores, starts what is to be started, protects.
     pub(crate) async fn watch_over(&mut self) -> Result<RunEnd, RunError> {

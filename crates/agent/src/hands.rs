@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lifeboat_core::backoff::Backoff;
 use lifeboat_core::evacuation::stage::Report;
@@ -41,14 +42,17 @@ pub type MakeProgress = Arc<dyn Fn(&str) -> Arc<dyn lifeboat_snapshot::Progress>
 /// A state file larger than this belongs into the work directory, where it is saved as any file.
 const STATE_MAX: u64 = 16 << 20;
 
+/// SaveState gives up so long before its time is over; of a short time an eighth.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// A table that is slower than this has failed; the store has the state.
-const TABLE_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+const TABLE_WAIT: Duration = Duration::from_secs(5);
 
 /// So many paths that were not saved are named in the summary; the log names all.
 const NAMED_MAX: usize = 20;
 
 /// The last recovery point, of which only what differs is stored, is asked for so long: then everything is.
-const BASE_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
+const BASE_WAIT: Duration = Duration::from_secs(3);
 
 /// `before_snapshot` gets one part in so many of the snapshot's time: what is not read in the rest is not saved.
 const BEFORE_SHARE: u32 = 4;
@@ -297,6 +301,9 @@ pub(crate) async fn save_state(
     interruption: &Interruption,
     deadline: Deadline,
 ) -> Handed {
+    // A stage that is ended by force says nothing: what failed is to be named.
+    let left = deadline.current().map(|end| end.saturating_duration_since(Instant::now()));
+    let deadline = deadline.earlier(left.map_or(Duration::ZERO, |left| (left / 8).min(LAST_WORDS)));
     let (text, mut notes) = state_text(site);
     let state =
         text.map(|text| add_interruption(text, site.app.state(), interruption_json(site, interruption)));
@@ -327,7 +334,7 @@ pub(crate) async fn save_state(
         match state {
             Some((state, note)) => {
                 let kept = keep_state(site, &id, state, &deadline).await;
-                Some(kept.map(|(stored, size)| (stored, format!("{size}{note}"))))
+                Some(kept.map(|kept| Kept { text: format!("{}{note}", kept.text), ..kept }))
             }
             None => None,
         }
@@ -347,10 +354,10 @@ pub(crate) async fn save_state(
             let rest = if did_something { Report::Partly } else { Report::Failed };
             Handed::new(if is_whole { Report::Done } else { rest }, notes.join("; "))
         }
-        Some(Ok((stored, text))) => Handed {
-            report: if is_whole { Report::Done } else { Report::Partly },
-            detail: [vec![text], notes].concat().join("; "),
-            stored: Stored::State(stored),
+        Some(Ok(kept)) => Handed {
+            report: if is_whole && kept.is_everywhere { Report::Done } else { Report::Partly },
+            detail: [vec![kept.text], notes].concat().join("; "),
+            stored: Stored::State(kept.stored),
         },
         Some(Err(error)) => Handed::new(Report::Failed, [vec![error], notes].concat().join("; ")),
     }
@@ -367,36 +374,42 @@ fn state_text(site: &Site) -> (Option<Vec<u8>>, Vec<String>) {
     }
 }
 
-/// The state into the store, and into the table where there is one.
-async fn keep_state(
-    site: &Site,
-    id: &ClaimId,
-    state: Vec<u8>,
-    deadline: &Deadline,
-) -> Result<(StoredObject, String), String> {
+/// A state that is in the store.
+struct Kept {
+    stored: StoredObject,
+    /// How large it is and where, or is not.
+    text: String,
+    /// In the table, too, where there is one.
+    is_everywhere: bool,
+}
+
+/// The state into the store, and into the table where there is one. What is in the store counts as kept: whoever takes
+/// the work up finds it there.
+async fn keep_state(site: &Site, id: &ClaimId, state: Vec<u8>, deadline: &Deadline) -> Result<Kept, String> {
     let text = String::from_utf8_lossy(&state).into_owned();
     let stored = extra::put(&site.workload, id, Extra::State, state.into(), deadline);
     let stored = stored.await.map_err(|error| chain(&error))?;
-    let mut size = bytes_text(stored.size);
-    if let Some(table) = site.app.table() {
-        let saved = SavedState {
-            workload: site.workload.name().to_string(),
-            instance: site.instance.clone(),
-            at_unix_ms: u64::try_from(crate::clock::wall_now().0).unwrap_or(0),
-            claim: id.seq,
-            state: text,
-            stored: Some(stored.key.clone()),
-        };
-        let left = deadline
-            .current()
-            .map_or(TABLE_WAIT, |end| end.saturating_duration_since(Instant::now()).min(TABLE_WAIT));
-        // In the store it is already.
-        if let Err(error) = table.put(&saved, left).await {
-            return Err(format!("{size} stored, but not in {}: {}", table.url(), chain(&error)));
-        }
-        size = format!("{size}, also in {}", table.url());
-    }
-    Ok((stored, size))
+    let size = bytes_text(stored.size);
+    let Some(table) = site.app.table() else {
+        return Ok(Kept { stored, text: size, is_everywhere: true });
+    };
+    let saved = SavedState {
+        workload: site.workload.name().to_string(),
+        instance: site.instance.clone(),
+        at_unix_ms: u64::try_from(crate::clock::wall_now().0).unwrap_or(0),
+        claim: id.seq,
+        state: text,
+        stored: Some(stored.key.clone()),
+    };
+    let left = deadline
+        .current()
+        .map_or(TABLE_WAIT, |end| end.saturating_duration_since(Instant::now()).min(TABLE_WAIT));
+    let put = table.put(&saved, left).await;
+    let text = match &put {
+        Ok(()) => format!("{size}, also in {}", table.url()),
+        Err(error) => format!("{size} stored, but not in {}: {}", table.url(), chain(error)),
+    };
+    Ok(Kept { stored, text, is_everywhere: put.is_ok() })
 }
 
 /// The receipts that the application keeps in a file: a list of texts, or of objects that name their queue.

@@ -58,7 +58,7 @@ mod systemd;
 pub mod watch;
 mod whereabouts;
 
-pub use agent::agent;
+pub use agent::{agent, protected};
 pub use config::{Config, ConfigError, Settings};
 pub use hands::{MakeProgress, Site, bytes_text};
 pub use ports::Ports;

@@ -11,7 +11,7 @@ use lifeboat_core::evacuation::stage::STAGES;
 use lifeboat_snapshot::ManifestRef;
 use lifeboat_snapshot::extra::StoredObject;
 use lifeboat_snapshot::id::Nonce;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::dirs::{Outlive, write_atomically};
 use crate::process::Mark;
@@ -43,8 +43,15 @@ pub struct Record {
     /// What the stages of the evacuation have stored so far.
     pub saved: Saved,
     /// What each stage said of itself, by its index.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "as_many_as_there_are")]
     pub details: [String; STAGES],
+}
+
+/// A version with more or fewer stages wrote others: only words are lost then, while the rest of the record is needed by
+/// an agent that is replaced by a newer one.
+fn as_many_as_there_are<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[String; STAGES], D::Error> {
+    let written = Vec::<String>::deserialize(deserializer)?;
+    Ok(<[String; STAGES]>::try_from(written).unwrap_or_default())
 }
 
 /// What an evacuation has stored so far.
@@ -162,6 +169,17 @@ mod tests {
             std::fs::write(temp.path().join("record.json"), damage).expect("written");
             assert_eq!(file.load(), Record::default(), "{damage:?}");
         }
+    }
+
+    #[test]
+    fn the_record_of_a_version_with_other_stages_is_read_while_nothing_is_evacuated() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let file = RecordFile::new(temp.path());
+        let record = Record { workload: Some(Mark::of_others()), stopped: true, ..Record::default() };
+        let mut value = serde_json::to_value(&record).expect("JSON");
+        value["details"] = serde_json::json!(["", "killed"]);
+        std::fs::write(temp.path().join("record.json"), value.to_string()).expect("written");
+        assert_eq!(file.load(), record);
     }
 
     #[test]

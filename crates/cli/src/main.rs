@@ -75,7 +75,7 @@ async fn dispatch(cli: Cli, ring: lifeboat_agent::LogRing) -> anyhow::Result<u8>
         Command::Pause(args) => commands::fleet::pause(&args, json).await,
         Command::Resume(args) => commands::fleet::resume(&args, json).await,
         Command::List(args) => commands::store::list(&args, json).await,
-        Command::Show(args) => commands::store::show(&args, json).await,
+        Command::Show(args) => Box::pin(commands::show::show(&args, json)).await,
         Command::Restore(args) => commands::restore::restore(&args, &ui, json).await,
         Command::Verify(args) => commands::store::verify(&args, &ui, json).await,
         Command::Prune(args) => commands::store::prune(&args, json).await,

@@ -4,8 +4,6 @@
 mod harness;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -13,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use harness::systemd::Unit;
-use harness::{LIMIT, Machine, Running, World, eventually};
+use harness::{LIMIT, Machine, Running, World, eventually, task_metadata};
 use lifeboat_imds::mock::NoticePlan;
 use lifeboat_imds::wire::Action;
 use rustix::process::Signal;
@@ -323,34 +321,15 @@ fn files_in_use_are_not_restored_over_and_what_does_not_exist_is_not_protected()
     let output = command.env("PATH", unit.path()).output().expect("started");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(125) && said.contains("there is no unit missing.service"), "{said}");
+    other.configure("name = \"w\"\n[protect]\nunit = \"missing\"\n");
+    let config = other.dir.join("lifeboat.toml").to_string_lossy().into_owned();
+    let mut doctor = other.lifeboat(&["doctor", "--config", &config]);
+    let output = doctor.env("PATH", unit.path()).output().expect("started");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("FAIL  protected of the unit missing.service: there is no unit"), "{said}");
     let gone = other.dir.join("no-such").to_string_lossy().into_owned();
     let output = other.lifeboat(&["agent", "--name", "w", "--work-dir", &gone]).output().expect("started");
     assert_eq!(output.status.code(), Some(125), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// The endpoint that ECS gives every container, on loopback. It ends with the test.
-fn task_metadata() -> String {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    let uri = format!("http://{}/v4/0123-456", listener.local_addr().expect("bound"));
-    let answer = serde_json::json!({
-        "Cluster": "fleet", "TaskARN": "arn:aws:ecs:eu-west-1:123456789012:task/fleet/0123456789abcdef",
-        "Family": "worker", "Revision": "7", "ServiceName": "worker-spot", "LaunchType": "FARGATE",
-        "AvailabilityZone": "eu-west-1a", "Limits": { "CPU": 0.5, "Memory": 1024 },
-        "Containers": [{ "Networks": [{ "NetworkMode": "awsvpc", "IPv4Addresses": ["10.0.1.2"] }] }],
-    });
-    let answer = answer.to_string();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut reader = BufReader::new(stream.try_clone().expect("cloned"));
-            let mut first = String::new();
-            let _ = reader.read_line(&mut first); // whoever went away gets no answer
-            let found = first.starts_with("GET /v4/0123-456/task ");
-            let (status, body) = if found { (200, answer.as_str()) } else { (404, "") };
-            let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n", body.len());
-            let _ = stream.write_all((head + body).as_bytes()); // the same
-        }
-    });
-    uri
 }
 
 #[test]

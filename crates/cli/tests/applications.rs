@@ -265,3 +265,52 @@ fn without_the_store_and_the_queue_the_local_part_is_done_and_resume_does_the_re
     other.run(&[], "cat result > copy").expect_code(0);
     assert_eq!(other.read("copy"), "precious");
 }
+
+#[test]
+fn an_agent_killed_in_the_middle_of_an_evacuation_gives_messages_back_when_somebody_goes_on_with_it() {
+    use lifeboat_worker::directory::Settings;
+    use lifeboat_worker::{DirectoryQueue, Queue};
+    for (stage, is_by_hand) in [("drain", true), ("drain", false), ("save_state", true)] {
+        let world = World::new();
+        let machine = world.machine("one");
+        machine.configure(&format!("{CONFIG}[evacuation.drain]\nmaximum = \"2s\"\n"));
+        let settings = Settings { visibility_ms: 3_600_000, receives_max: 10 };
+        let queue = DirectoryQueue::create(&world.path().join("queue"), settings).expect("created");
+        queue.send(b"x").expect("sent");
+        let message = queue.receive(Duration::ZERO).expect("received").expect("there is one");
+        // It would work on, and keep its message, for ever.
+        let mut run =
+            machine.run(&["--grace", "60s"], "trap '' TERM; echo $$ > ../pid; while :; do sleep 0.1; done");
+        let socket = socket(&machine, "w");
+        let ask = |method: &str, path: &str, body: String| {
+            let (method, path) = (method.into(), path.into());
+            let answer = ask(&socket, &Curl { method, path, content_type: "application/json".into(), body });
+            assert!(answer.starts_with("HTTP/1.1 20"), "{answer}");
+        };
+        let receipt = format!("{{\"queue\": \"{}\", \"receipt\": \"{}\"}}", queue.url(), message.receipt);
+        ask("POST", "/v1/tasks", format!("{{\"id\": \"t\", \"receipt\": {receipt}, \"attempt\": 1}}"));
+        ask("PUT", "/v1/tasks/t/partial?progress=0.5", "{\"line\": 7}".into());
+        let spool = machine.agent("w").join("tasks.json");
+        eventually("it is kept on this machine", || spool.exists());
+        run.signal(Signal::TERM);
+        run.wait_for(&format!("stage started stage={stage}"));
+        run.kill_agent();
+        if stage == "drain" {
+            assert_eq!(queue.depth().expect("counted").in_flight, 1, "nobody has given it back yet");
+        }
+        if is_by_hand {
+            let resumed =
+                machine.lifeboat(&["evacuate", "--name", "w", "--resume"]).output().expect("started");
+            assert!(resumed.status.success(), "{stage}: {}", String::from_utf8_lossy(&resumed.stderr));
+        } else {
+            machine.run(&[], "exit 1").expect_code(85);
+        }
+        // The worker is gone before: it cannot take its message back.
+        let pid = std::fs::read_to_string(machine.dir.join("pid")).expect("written by the worker");
+        assert!(!harness::is_alive(&pid), "{stage}: process {pid} is left");
+        let depth = queue.depth().expect("counted");
+        assert_eq!((depth.ready, depth.in_flight), (1, 0), "{stage}");
+        let partials = kept(&world).into_iter().filter(|key| key.contains("/partial/")).collect::<Vec<_>>();
+        assert_eq!(partials.len(), 1, "{stage}: {partials:?}");
+    }
+}

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use harness::systemd::Unit;
-use harness::{Machine, Running, World, eventually};
+use harness::{Machine, Running, World, eventually, task_metadata};
 use lifeboat_aws::Operation;
 use lifeboat_aws::testing::{Moto, Reply, Wire, environment};
 use lifeboat_core::time::Millis;
@@ -259,6 +259,21 @@ fn the_whole_set_up_of_the_guide_does_every_step() {
         let is_seen = is_called || action.starts_with("s3:") || action == "dynamodb:GetItem";
         assert!(is_seen, "{action} is allowed and never called");
     }
+    // People find the state in either place, also when the store is away.
+    let show = |more: &[&str]| {
+        let mut command = machine.lifeboat(&["show", "cis-file-search", "--config", &config]);
+        in_aws(command.args(more), &wire.url());
+        let output = command.output().expect("started");
+        assert!(output.status.success(), "{more:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    assert!(show(&[]).contains("the same state is in dynamodb://cis-file-search-state, saved by i-one"));
+    let shown: Value = serde_json::from_str(&show(&["--json"])).expect("JSON");
+    assert_eq!(shown["table"]["state"], shown["saved_state"]);
+    assert_eq!((&shown["table"]["state"]["done"], &shown["table"]["instance"]), (&7.into(), &"i-one".into()));
+    let away = machine.dir.join("away").to_string_lossy().into_owned();
+    let shown: Value = serde_json::from_str(&show(&["--json", "--store", &away])).expect("JSON");
+    assert_eq!(shown["table"]["state"]["interruption"]["action"], "terminate");
     // Step 7, cleaned up: what is proven to be stored is gone from here.
     assert!(!machine.work().join("partial/t1").exists());
     // Step 2, the files: another machine finds them in the bucket and goes on with them.
@@ -344,6 +359,39 @@ fn the_load_balancer_sends_no_more_requests_before_the_worker_is_told_to_stop() 
 }
 
 #[test]
+fn a_task_of_ecs_is_known_to_the_load_balancer_by_its_address() {
+    let world = World::new();
+    let machine = world.machine("one");
+    let wire = Wire::start(None, |request| {
+        match request.operation.as_str() {
+        "DescribeTargetHealth" if !request.text().contains("Targets.member.1") => Reply::Ok(
+            "<TargetHealthDescriptions><member><Target><Id>10.0.1.2</Id><Port>9000</Port></Target><TargetHealth><State>\
+             healthy</State></TargetHealth></member></TargetHealthDescriptions>"
+                .to_owned(),
+        ),
+        _ => Reply::Ok(String::new()),
+    }
+    });
+    let store = format!("store = \"{}\"\n", machine.store.display());
+    machine.configure(&(store + BEHIND_A_BALANCER));
+    let config = machine.dir.join("lifeboat.toml").to_string_lossy().into_owned();
+    let mut command = machine.lifeboat(&["run", "--config", &config, "--", "/bin/sh", "-c", WORKER]);
+    in_aws(&mut command, &wire.url());
+    let mut run = Running::start(
+        command
+            .env("ECS_CONTAINER_METADATA_URI_V4", task_metadata())
+            .env("AWS_EXECUTION_ENV", "AWS_ECS_FARGATE"),
+    );
+    eventually("the workload runs", || machine.dir.join("begun").exists());
+    run.signal(rustix::process::Signal::TERM);
+    run.expect_code(85);
+    let out = wire.requests_of("DeregisterTargets");
+    let form = out.first().expect("deregistered").text();
+    assert!(form.contains("10.0.1.2") && form.contains("9000"), "{form}");
+    assert_eq!(stage(&summary(&machine), "deregister").0, "done");
+}
+
+#[test]
 fn a_load_balancer_that_refuses_hangs_or_never_drains_is_named_and_holds_nothing_up_beyond_its_time() {
     let denied = Reply::Error { status: 403, code: "AccessDenied", message: "not authorized" };
     let throttled = Reply::Error { status: 400, code: "Throttling", message: "Rate exceeded" };
@@ -357,10 +405,9 @@ fn a_load_balancer_that_refuses_hangs_or_never_drains_is_named_and_holds_nothing
         run.expect_code(85);
         let summary = summary(&machine);
         let (outcome, detail) = stage(&summary, "deregister");
-        assert!(
-            outcome == "failed" && detail.contains("web: ") && detail.contains(said),
-            "{outcome}: {detail}"
-        );
+        // On a slow machine the time may be over before what is tried again is refused for good.
+        let is_told = detail.contains(said) || detail.contains("did not answer");
+        assert!(outcome == "failed" && detail.contains("web: ") && is_told, "{outcome}: {detail}");
         assert_eq!(stage(&summary, "snapshot").0, "done", "{summary:#}");
         assert_eq!(stage(&summary, "drain").0, "done", "{summary:#}");
     }

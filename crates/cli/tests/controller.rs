@@ -79,7 +79,7 @@ fn shortfall_starts_on_demand_at_the_notice_for_exactly_what_will_vanish() {
     lab.config("");
     let _controller = lab.controller(&[]);
     adopted(&lab);
-    lab.take_spot(7, 900);
+    lab.take_spot(7, 450);
     lab.until("three are asked for", |lab| lab.told() == (10, 3));
     lab.until("Spot has everything again", |lab| lab.told() == (10, 0) && lab.web("spot", "ready") == 10);
     lab.check(&shortfall());
@@ -91,7 +91,7 @@ fn a_warned_task_whose_event_is_lost_is_found_by_looking() {
     lab.config("");
     let _controller = lab.controller(&[]);
     adopted(&lab);
-    lab.take_spot(8, 900);
+    lab.take_spot(8, 450);
     lab.until("two are asked for", |lab| lab.told() == (10, 2));
     let queue = lab.get("state");
     assert_eq!(lab::at(&queue, &["queues", "lifeboat-events", "sent"]), 0, "no event told of it");
@@ -200,7 +200,7 @@ fn throttling_and_errors_of_queue_and_ecs_delay_and_never_break() {
     ] {
         lab.post("fail", json!({ "operation": operation, "error": error, "seconds": 2 }));
     }
-    lab.take_spot(7, 900);
+    lab.take_spot(7, 450);
     lab.until("they are covered", |lab| lab.told().1 >= 3);
     lab.post(
         "faults",

@@ -290,6 +290,25 @@ fn messages_come_again_until_they_are_deleted_and_end_as_dead_letters() {
     let state = lab.look("state");
     assert_eq!(state["queues"]["lifeboat-events-dead"]["visible"], 1);
     assert_eq!(state["queues"]["lifeboat-events"]["visible"], 0);
+    assert_eq!(lab.look("queues"), state["queues"]);
+    assert_eq!(lab.look("counts")["sqs:DeleteMessage"]["ok"], 1);
+}
+
+#[test]
+fn what_was_sent_is_told_with_when_it_was_deleted() {
+    let lab = Lab::start(WEB, 0);
+    lab.control("send", &json!({ "bodies": ["one", { "two": 2 }] }));
+    let received = lab.sqs("ReceiveMessage", json!({ "MaxNumberOfMessages": 10 }));
+    lab.sqs("DeleteMessage", json!({ "ReceiptHandle": received["Messages"][0]["ReceiptHandle"] }));
+    let told = lab.look("messages");
+    let messages = told["messages"].as_array().expect("a list");
+    let bodies: Vec<&str> = messages.iter().filter_map(|message| message["body"].as_str()).collect();
+    assert_eq!(bodies, ["one", "{\"two\":2}"]);
+    assert!(messages[0]["deleted_ms"].as_i64() >= messages[0]["sent_ms"].as_i64());
+    assert!(messages[0]["deleted_ms"].is_number() && messages[1]["deleted_ms"].is_null(), "{messages:?}");
+    assert_eq!(lab.look("messages?since=1")["messages"].as_array().map(Vec::len), Some(1));
+    let calls = lab.look("calls?operation=sqs:DeleteMessage");
+    assert_eq!(calls["calls"].as_array().map(Vec::len), Some(1));
 }
 
 #[test]

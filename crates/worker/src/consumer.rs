@@ -1,6 +1,7 @@
 //! Takes messages from a queue, one at a time: keeps each invisible while it is worked on, deletes it when it is
 //! done, gives it back at the notice.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,6 +19,9 @@ const DELETE_ATTEMPTS: u32 = 20;
 
 /// Between two of them, and after a receive that failed.
 const AGAIN: Duration = Duration::from_millis(250);
+
+/// After each further receive that failed twice as long, up to this: a queue that fails may be overloaded.
+const AGAIN_MAX: Duration = Duration::from_secs(8);
 
 /// Takes messages from `queue`.
 #[derive(Debug)]
@@ -89,13 +93,22 @@ impl<Q: Queue + 'static> Consumer<Q> {
     pub fn run(&self, mut handle: impl FnMut(&Job) -> Handled) -> Result<Consumed, Error> {
         let shutdown = self.worker.shutdown();
         let mut consumed = Consumed::default();
+        let mut trouble = Trouble::default();
         while !shutdown.is_requested() {
-            match self.queue.receive(RECEIVE_WAIT) {
-                Ok(Some(message)) => self.one(message, &mut handle, &mut consumed)?,
-                Ok(None) if self.ends_when_empty && self.queue.is_empty().unwrap_or(false) => break,
-                Ok(None) => {}
-                // A queue that fails may come back; a person sees it in the queue's own figures.
-                Err(_) => drop(shutdown.wait_timeout(AGAIN)),
+            let received = match self.queue.receive(RECEIVE_WAIT) {
+                Ok(received) => received,
+                // A queue that fails may come back.
+                Err(error) => {
+                    let pause = trouble.met(&self.queue.url(), &error);
+                    let _ = shutdown.wait_timeout(pause); // looked at above
+                    continue;
+                }
+            };
+            trouble = Trouble::default();
+            match received {
+                Some(message) => self.one(message, &mut handle, &mut consumed)?,
+                None if self.ends_when_empty && self.queue.is_empty().unwrap_or(false) => break,
+                None => {}
             }
         }
         Ok(consumed)
@@ -174,6 +187,28 @@ impl<Q: Queue + 'static> Consumer<Q> {
     }
 }
 
+/// A queue that fails, one time after the other.
+#[derive(Debug, Default)]
+struct Trouble {
+    times: u32,
+    said: String,
+}
+
+impl Trouble {
+    /// Says what is wrong on standard error, once as long as it stays the same; returns how long to wait.
+    fn met(&mut self, queue: &str, error: &QueueError) -> Duration {
+        let text = error.to_string();
+        if text != self.said {
+            let note = format!("lifeboat-worker: cannot receive from {queue}: {text}; trying again\n");
+            let _ = std::io::stderr().write_all(note.as_bytes()); // nobody reads it
+            self.said = text;
+        }
+        let pause = AGAIN.saturating_mul(1 << self.times.min(10)).min(AGAIN_MAX);
+        self.times += 1;
+        pause
+    }
+}
+
 /// Keeps a message invisible until it is dropped.
 #[derive(Debug)]
 struct Heartbeat {
@@ -226,5 +261,19 @@ impl Drop for Heartbeat {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // it does not panic
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_that_keeps_failing_is_asked_less_and_less_often() {
+        let mut trouble = Trouble::default();
+        let error = QueueError::Failed("denied".to_owned());
+        let pauses: Vec<u128> = (0..12).map(|_| trouble.met("q", &error).as_millis()).collect();
+        assert_eq!(pauses[..6], [250, 500, 1_000, 2_000, 4_000, 8_000]);
+        assert!(pauses[6..].iter().all(|pause| *pause == 8_000), "{pauses:?}");
     }
 }

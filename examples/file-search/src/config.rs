@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use lifeboat_snapshot::{ObjectStore, StoreUrl};
 use lifeboat_worker::DirectoryQueue;
 use lifeboat_worker::directory::Settings;
 use serde::Deserialize;
 
 use crate::index::Index;
+use crate::sqs::SqsQueue;
 
 /// The file as written.
 #[derive(Clone, Debug, Deserialize)]
@@ -22,13 +23,17 @@ pub(crate) struct Config {
     pub(crate) files: String,
     /// Where their pages are kept, likewise.
     pub(crate) results: String,
-    /// The queue of messages: `file:///abs/path`.
+    /// The queue of messages: `file:///abs/path`, or the URL of an SQS queue.
     pub(crate) queue: String,
     /// The full-text index, a file on this machine.
     pub(crate) index: PathBuf,
-    /// How long a message stays invisible that nobody extends, in ms. Holds when the queue is made.
+    /// How long a message stays invisible that nobody extends, in ms; on SQS rounded up to seconds. Of a directory it
+    /// holds when the queue is made.
     #[serde(default = "thirty_seconds")]
     pub(crate) visibility_ms: u64,
+    /// How long one try of a request to SQS may take, in ms.
+    #[serde(default = "three_seconds")]
+    pub(crate) sqs_timeout_ms: u64,
     /// A page ends at the last line's end before so many bytes.
     #[serde(default = "sixty_four_kib")]
     pub(crate) page_bytes: usize,
@@ -41,6 +46,10 @@ pub(crate) struct Config {
 
 const fn thirty_seconds() -> u64 {
     30_000
+}
+
+const fn three_seconds() -> u64 {
+    3_000
 }
 
 const fn sixty_four_kib() -> usize {
@@ -61,9 +70,17 @@ pub(crate) struct World {
     pub(crate) config: Config,
     pub(crate) files: Arc<dyn ObjectStore>,
     pub(crate) results: Arc<dyn ObjectStore>,
-    pub(crate) runtime: tokio::runtime::Runtime,
+    /// Of a runtime that a thread of its own drives: the work and its heartbeats block on it side by side.
+    pub(crate) runtime: tokio::runtime::Handle,
     /// This machine, as `lifeboat run` names it.
     pub(crate) instance: String,
+}
+
+/// Where the messages are.
+#[derive(Debug)]
+pub(crate) enum Messages {
+    Directory(DirectoryQueue),
+    Sqs(SqsQueue),
 }
 
 impl World {
@@ -72,7 +89,12 @@ impl World {
             let parsed: StoreUrl = url.parse().with_context(|| format!("cannot use {url}"))?;
             lifeboat_snapshot::open(&parsed).with_context(|| format!("cannot open {url}"))
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let driven = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = driven.handle().clone();
+        // It ends with the process.
+        std::thread::Builder::new()
+            .name("runtime".into())
+            .spawn(move || driven.block_on(std::future::pending::<()>()))?;
         let (files, results) = {
             let _entered = runtime.enter();
             (open(&config.files)?, open(&config.results)?)
@@ -85,12 +107,21 @@ impl World {
         Index::open(&self.config.index)
     }
 
-    pub(crate) fn directory_queue(&self) -> anyhow::Result<DirectoryQueue> {
-        let dir = DirectoryQueue::directory_of(&self.config.queue)
-            .with_context(|| format!("{} is no directory queue", self.config.queue))?;
-        let settings = Settings { visibility_ms: self.config.visibility_ms, receives_max: 1_000 };
-        DirectoryQueue::create(dir, settings)
-            .with_context(|| format!("cannot use the queue {}", dir.display()))
+    /// The queue that the configuration names.
+    pub(crate) fn messages(&self) -> anyhow::Result<Messages> {
+        let url = &self.config.queue;
+        if let Some(dir) = DirectoryQueue::directory_of(url) {
+            let settings = Settings { visibility_ms: self.config.visibility_ms, receives_max: 1_000 };
+            let queue = DirectoryQueue::create(dir, settings);
+            return Ok(Messages::Directory(queue.with_context(|| format!("cannot use the queue {url}"))?));
+        }
+        ensure!(
+            url.starts_with("https://") || url.starts_with("http://"),
+            "`queue` has to be file:///abs/path or the URL of an SQS queue, not {url}"
+        );
+        let visibility = Duration::from_millis(self.config.visibility_ms);
+        let patience = Duration::from_millis(self.config.sqs_timeout_ms);
+        Ok(Messages::Sqs(SqsQueue::new(url, visibility, patience, self.runtime.clone())))
     }
 
     pub(crate) fn pause(&self) {

@@ -3,24 +3,25 @@
 //! or within files, the next worker goes on at the page where the last one stopped.
 //!
 //! * `config`: the configuration file. * `work`: one message. * `extract`: text out of a file's bytes.
+//! * `sqs`: SQS as a queue of `lifeboat-worker`; the directory queue is that crate's own.
 //! * `results`: the pages in the store. * `index`: the full-text index, SQLite's FTS5.
 
 mod config;
 mod extract;
 mod index;
 mod results;
+mod sqs;
 mod work;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context;
 use clap::{Parser, Subcommand};
 use futures_util::TryStreamExt;
-use lifeboat_worker::{Consumer, Worker};
+use lifeboat_worker::{Consumer, Queue, Worker};
 
-use config::{Config, World};
+use config::{Config, Messages, World};
 
 #[derive(Debug, Parser)]
 #[command(name = "file-search", version)]
@@ -58,7 +59,10 @@ fn main() -> anyhow::Result<()> {
     let world = Arc::new(World::open(config)?);
     match cli.command {
         Command::Enqueue => enqueue(&world),
-        Command::Work { until_empty } => consume(&world, until_empty),
+        Command::Work { until_empty } => match world.messages()? {
+            Messages::Directory(queue) => consume(&world, queue, until_empty),
+            Messages::Sqs(queue) => consume(&world, queue, until_empty),
+        },
         Command::Search { words } => {
             let mut index = world.index()?;
             index.catch_up(&world)?;
@@ -82,20 +86,25 @@ fn print(lines: impl Iterator<Item = String>) -> anyhow::Result<()> {
 }
 
 fn enqueue(world: &World) -> anyhow::Result<()> {
-    let queue = world.directory_queue().context("messages are sent to directory queues alone")?;
     let files: Vec<_> = world.runtime.block_on(world.files.list(None).try_collect())?;
     let mut names: Vec<String> = files.into_iter().map(|file| file.location.to_string()).collect();
     names.sort();
-    for name in &names {
-        queue.send(&serde_json::to_vec(&work::Order { file: name.clone() })?)?;
+    let order = |file: &String| serde_json::to_string(&work::Order { file: file.clone() });
+    let orders = names.iter().map(order).collect::<Result<Vec<_>, _>>()?;
+    match world.messages()? {
+        Messages::Directory(queue) => {
+            for order in &orders {
+                queue.send(order.as_bytes())?;
+            }
+        }
+        Messages::Sqs(queue) => queue.send(orders)?,
     }
     print([format!("{} files", names.len())].into_iter())
 }
 
-fn consume(world: &Arc<World>, until_empty: bool) -> anyhow::Result<()> {
+fn consume(world: &Arc<World>, queue: impl Queue + 'static, until_empty: bool) -> anyhow::Result<()> {
     let worker = Worker::connect()?;
-    let queue = Arc::new(world.directory_queue().context("`queue` has to be a directory: file:///abs/path")?);
-    let consumer = Consumer::new(worker, queue);
+    let consumer = Consumer::new(worker, Arc::new(queue));
     let consumer = if until_empty { consumer.until_empty() } else { consumer };
     let consumed = consumer.run(|job| work::handle(world, job))?;
     let said = format!(

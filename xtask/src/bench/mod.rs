@@ -7,6 +7,7 @@
 mod agents;
 mod aws;
 mod evacuation;
+mod hand_back;
 mod idle;
 mod mock;
 mod process;

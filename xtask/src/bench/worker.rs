@@ -1,5 +1,6 @@
 //! `cargo xtask bench worker`: what the application interface costs, through its socket: a checkpoint, progress
-//! reports, memory. Speaks HTTP by itself: it must build when the product does not.
+//! reports, memory; and the way of messages back to their queue. Speaks HTTP by itself: it must build when the
+//! product does not.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
+use super::hand_back::{self, HandBacks, RECEIPTS};
 use super::process::{Memory, Running, Scratch, wait_for};
 use super::report::Surroundings;
 use super::statistics::{greatest, median, percentile};
@@ -20,6 +22,10 @@ use crate::tree::root;
 const CHECKPOINT_AIM_MS: f64 = 2.0;
 const REPORTS_AIM: f64 = 5_000.0;
 const MEMORY_AIM_MIB: f64 = 40.0;
+const HAND_BACK_AIM_MS: f64 = 3_000.0;
+
+/// What stands in the document from here on is written by hand, and kept.
+const BY_HAND: &str = "\n## The fleet\n";
 
 /// A checkpoint's size, bytes.
 const CHECKPOINT_BYTES: usize = 1024;
@@ -33,10 +39,11 @@ struct Count {
     checkpoints: usize,
     reports: usize,
     tasks: usize,
+    hand_backs: usize,
 }
 
-const FULL: Count = Count { checkpoints: 5_000, reports: 40_000, tasks: 10_000 };
-const QUICK: Count = Count { checkpoints: 200, reports: 2_000, tasks: 500 };
+const FULL: Count = Count { checkpoints: 5_000, reports: 40_000, tasks: 10_000, hand_backs: 7 };
+const QUICK: Count = Count { checkpoints: 200, reports: 2_000, tasks: 500, hand_backs: 1 };
 
 /// What came out.
 #[derive(Debug)]
@@ -45,6 +52,7 @@ struct Results {
     reports_per_second: f64,
     idle: Memory,
     full: Memory,
+    hand_backs: Option<HandBacks>,
 }
 
 /// Measures, prints the table and writes `docs/bench-worker.md`.
@@ -67,7 +75,9 @@ pub(crate) fn run(args: &[&str]) -> anyhow::Result<ExitCode> {
     println!("\n{document}");
     if !is_quick {
         let path = root().join("docs/bench-worker.md");
-        std::fs::write(&path, document).with_context(|| format!("cannot write {}", path.display()))?;
+        let before = std::fs::read_to_string(&path).unwrap_or_default();
+        let kept = before.find(BY_HAND).map_or("", |at| &before[at..]);
+        std::fs::write(&path, document + kept).with_context(|| format!("cannot write {}", path.display()))?;
         println!("written to docs/bench-worker.md");
     }
     Ok(ExitCode::SUCCESS)
@@ -102,7 +112,8 @@ fn measure(bench: &Bench, count: Count) -> anyhow::Result<Results> {
     agent.terminate();
     let status = agent.ended(Duration::from_secs(120))?;
     ensure!(status.code() == Some(85), "the agent ended with {status}: {}", agent.said());
-    Ok(Results { checkpoints_ms, reports_per_second, idle, full })
+    let hand_backs = hand_back::measure(bench, count.hand_backs)?;
+    Ok(Results { checkpoints_ms, reports_per_second, idle, full, hand_backs })
 }
 
 fn checkpoints(client: &mut Client, count: usize) -> anyhow::Result<Vec<f64>> {
@@ -141,10 +152,10 @@ fn reports(socket: &Path, count: usize) -> anyhow::Result<f64> {
 }
 
 /// A connection that is used again.
-struct Client(BufReader<UnixStream>);
+pub(super) struct Client(BufReader<UnixStream>);
 
 impl Client {
-    fn connect(socket: &Path) -> anyhow::Result<Self> {
+    pub(super) fn connect(socket: &Path) -> anyhow::Result<Self> {
         let stream = UnixStream::connect(socket).context("the agent does not listen")?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         Ok(Self(BufReader::new(stream)))
@@ -155,7 +166,7 @@ impl Client {
         self.ask("POST", "/v1/tasks", body.as_bytes(), 201)
     }
 
-    fn ask(&mut self, method: &str, path: &str, body: &[u8], expected: u16) -> anyhow::Result<()> {
+    pub(super) fn ask(&mut self, method: &str, path: &str, body: &[u8], expected: u16) -> anyhow::Result<()> {
         let mut request =
             format!("{method} {path} HTTP/1.1\r\nhost: l\r\ncontent-length: {}\r\n\r\n", body.len())
                 .into_bytes();
@@ -187,7 +198,7 @@ fn mib(memory: &Memory) -> f64 {
 }
 
 fn document(count: Count, before: &Surroundings, results: &Results) -> String {
-    let Results { checkpoints_ms: times, reports_per_second, idle, full } = results;
+    let Results { checkpoints_ms: times, reports_per_second, idle, full, hand_backs } = results;
     let verdict = |is_met: bool| if is_met { "met" } else { "MISSED" };
     let worst = percentile(times, 99);
     let mut text = String::new();
@@ -217,5 +228,28 @@ fn document(count: Count, before: &Surroundings, results: &Results) -> String {
         mib(full),
         verdict(mib(full) <= MEMORY_AIM_MIB),
     );
+    text.push_str(&hand_back_text(hand_backs.as_ref()));
     text
+}
+
+fn hand_back_text(measured: Option<&HandBacks>) -> String {
+    let Some(HandBacks { agent, bare, at_once }) = measured else {
+        return "\nThe hand-back to SQS is not measured: moto is not installed (`cargo xtask ci --step aws-server`).\n"
+            .to_owned();
+    };
+    let row = |what: &str, times: &[f64], aim: &str| {
+        format!("| {what} | {:.0} ms | {:.0} ms | {aim} |\n", median(times), greatest(times))
+    };
+    let verdict = if greatest(agent) <= HAND_BACK_AIM_MS { "met" } else { "MISSED" };
+    let aim = format!("≤ {HAND_BACK_AIM_MS:.0} ms: {verdict}");
+    format!(
+        "\n## Messages back to SQS\n\n{RECEIPTS} receipts in calls of ten, eight at once, in the stage `save_state` of an \
+         evacuation; {} rounds.\n\n| | median | longest | aim |\n|---|---:|---:|---|\n{}{}{}\n\
+         What the bare loop needs is the stand-in's share; the last row is the agent's own, its saved state and \
+         the copy on its disk included.\n",
+        agent.len(),
+        row("the agent, against moto", agent, &aim),
+        row("the same calls from a bare loop, against moto", bare, ""),
+        row("the agent, against a server that answers at once", at_once, ""),
+    )
 }

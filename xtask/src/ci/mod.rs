@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use steps::{Done, STEPS, Step};
-pub(crate) use steps::{aws_python, s3s_fs};
+pub(crate) use steps::{aws_python, moto_program, s3s_fs};
 
 /// How a step ended.
 enum End {

@@ -176,6 +176,12 @@ pub(crate) fn aws_python() -> anyhow::Result<PathBuf> {
     Ok(python)
 }
 
+/// The stand-in for AWS, where `aws_server` has installed it.
+pub(crate) fn moto_program() -> Option<PathBuf> {
+    let home = tool_home("moto", MOTO).ok()?;
+    home.join("installed").is_file().then(|| home.join("bin/moto_server"))
+}
+
 /// Where a tool is installed: once a user, outside the repository.
 fn tool_home(name: &str, version: &str) -> anyhow::Result<PathBuf> {
     let home = cache_home()

@@ -6,6 +6,8 @@
 //!
 //! One lock guards the registry; it is held for moments and never while waiting.
 
+#[cfg(test)]
+mod hostile;
 pub(crate) mod keep;
 mod queues;
 mod registry;

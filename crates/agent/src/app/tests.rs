@@ -1,7 +1,5 @@
-//! The socket as a worker sees it, well-behaved or not.
+//! The socket as a well-behaved worker sees it; for the others see `hostile`.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +12,7 @@ use lifeboat_snapshot::id::Nonce;
 use lifeboat_snapshot::journal::Holder;
 use lifeboat_snapshot::{Claim, ObjectStore, StoreUrl, Workload};
 use lifeboat_worker::directory::{DirectoryQueue, Settings as QueueSettings};
-use lifeboat_worker::wire::{PARTIAL_BYTES_MAX, Receipt};
+use lifeboat_worker::wire::Receipt;
 use lifeboat_worker::{Error, Queue, Shutdown, Worker};
 
 use super::App;
@@ -22,25 +20,25 @@ use super::serve::AppServer;
 use crate::config::Config;
 use crate::ports::Ports;
 
-struct World {
-    temp: tempfile::TempDir,
+pub(super) struct World {
+    pub(super) temp: tempfile::TempDir,
     store: Arc<dyn ObjectStore>,
 }
 
-struct Machine {
-    app: Arc<App>,
+pub(super) struct Machine {
+    pub(super) app: Arc<App>,
     _server: AppServer,
-    socket: std::path::PathBuf,
+    pub(super) socket: std::path::PathBuf,
     _claim: Claim,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let store = lifeboat_snapshot::open(&StoreUrl::Memory).expect("opened");
         Self { temp: tempfile::tempdir().expect("temporary directory"), store }
     }
 
-    async fn machine(&self, name: &str) -> Machine {
+    pub(super) async fn machine(&self, name: &str) -> Machine {
         let workload = Workload::new(Arc::clone(&self.store), name.parse().expect("valid"));
         let claimant = Claimant {
             agent: Nonce::random(),
@@ -77,24 +75,12 @@ impl World {
 }
 
 /// A client that blocks, beside the server.
-async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("it does not panic")
 }
 
-fn worker(socket: &Path) -> Worker {
+pub(super) fn worker(socket: &Path) -> Worker {
     Worker::connect_to(socket, Shutdown::default()).expect("connected")
-}
-
-/// Sends bytes as they are, and returns the status of the answer; 0 for none.
-fn raw(socket: &Path, bytes: &[u8]) -> u16 {
-    let mut stream = UnixStream::connect(socket).expect("connected");
-    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
-    let _ = stream.write_all(bytes); // it may refuse before the end
-    let mut head = [0; 12];
-    if stream.read_exact(&mut head).is_err() {
-        return 0;
-    }
-    std::str::from_utf8(&head[9..]).expect("digits").parse().expect("a status")
 }
 
 fn interruption(action: Action) -> Interruption {
@@ -200,105 +186,4 @@ async fn a_message_stays_in_flight_while_its_partial_result_is_not_stored() {
     .await;
     given_back.expect("whoever has it does not need ours");
     assert_eq!(queue.depth().expect("counted").ready, 1, "a message that is nobody's goes back");
-}
-
-#[tokio::test]
-async fn nonsense_is_refused_and_harms_nobody() {
-    let world = World::new();
-    let one = world.machine("one").await;
-    let socket = one.socket.clone();
-    let statuses = beside(move || {
-        let worker = worker(&socket);
-        let task = worker.task("t").start().expect("registered");
-        let gigabyte =
-            format!("PUT /v1/tasks/t/partial HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", 1u64 << 30);
-        let deep = "[".repeat(10_000);
-        let statuses = [
-            raw(&socket, b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n"),
-            raw(&socket, b"GET /v1/nothing HTTP/1.1\r\nhost: x\r\n\r\n"),
-            raw(&socket, b"POST /v1/tasks HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n{\"a\""),
-            raw(&socket, b"PUT /v1/tasks/%ff/partial HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"),
-            raw(&socket, b"PUT /v1/tasks/other/partial HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"),
-            raw(&socket, gigabyte.as_bytes()),
-            raw(
-                &socket,
-                format!("POST /v1/tasks HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{deep}", deep.len())
-                    .as_bytes(),
-            ),
-            raw(&socket, format!("GET /v1 HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(100_000)).as_bytes()),
-            raw(&socket, format!("GET /v1 HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(1_000)).as_bytes()),
-        ];
-        let too_large = task.checkpoint(&vec![0; PARTIAL_BYTES_MAX + 1], 0.0);
-        assert!(matches!(too_large, Err(Error::Refused { status: 413, .. })), "{too_large:?}");
-        assert!(task.progress(7.0).is_err() && task.progress(f64::NAN).is_err());
-        // Dies in the middle of a request; hangs on many connections.
-        for _ in 0..20 {
-            let mut dying = UnixStream::connect(&socket).expect("connected");
-            dying
-                .write_all(b"PUT /v1/tasks/t/partial HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nab")
-                .expect("sent");
-        }
-        let hanging: Vec<_> = (0..100).map(|_| UnixStream::connect(&socket).expect("connected")).collect();
-        task.checkpoint(b"still served", 0.5).expect("served");
-        assert_eq!(worker.about().expect("served").expect("an agent").tasks.active, 1);
-        drop(hanging);
-        statuses
-    })
-    .await;
-    assert_eq!(statuses, [400, 404, 400, 400, 404, 413, 400, 431, 431]);
-}
-
-#[tokio::test]
-async fn so_many_connections_and_no_more() {
-    let world = World::new();
-    let one = world.machine("one").await;
-    let socket = one.socket.clone();
-    beside(move || {
-        let worker = worker(&socket);
-        let hanging: Vec<_> = (0..400).filter_map(|_| UnixStream::connect(&socket).ok()).collect();
-        // Those beyond the bound are closed at once; the worker's own connection is as good as before.
-        worker.about().expect("served");
-        let closed = hanging
-            .iter()
-            .filter(|stream| {
-                stream.set_read_timeout(Some(Duration::from_millis(1))).expect("set");
-                matches!((&**stream).read(&mut [0]), Ok(0))
-            })
-            .count();
-        assert!(closed >= 400 - 256, "{closed}");
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn another_user_is_refused() {
-    use std::os::unix::fs::PermissionsExt;
-    use std::os::unix::process::CommandExt;
-    if !rustix::process::geteuid().is_root() {
-        return; // only root can become another user; the mode of the socket is tested below
-    }
-    let world = World::new();
-    let one = world.machine("one").await;
-    let mode = std::fs::metadata(&one.socket).expect("there").permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
-    // Even where somebody opened every door on the way.
-    for path in one.socket.ancestors().take_while(|path| path.starts_with(world.temp.path())) {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).expect("set");
-    }
-    let socket = one.socket.clone();
-    let output = beside(move || {
-        std::process::Command::new("python3")
-            .args(["-c", "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(b'GET /v1 HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n'); print(len(s.recv(100)))"])
-            .arg(&socket)
-            .current_dir("/")
-            .uid(65_534)
-            .gid(65_534)
-            .output()
-            .expect("python3 runs")
-    })
-    .await;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    // Closed without an answer: an empty read, or a write into a closed socket.
-    assert!(said.trim() == "0" || error.contains("Error") && !error.contains("Permission"), "{said} {error}");
 }

@@ -2,15 +2,18 @@
 //!
 //! * [`Moto`]: most of AWS, as a process of its own, installed by `cargo xtask ci --step aws-server`.
 //! * [`Front`]: before moto's DynamoDB, which is not atomic by itself.
+//! * [`SqsFront`]: moto's SQS made safe for several receivers, with a record of who holds what.
 //! * [`Wire`]: answers requests as a test says, or passes them on to moto: for what moto lacks, and for errors.
 
 mod cbor;
 mod front;
 mod moto;
+mod sqs;
 mod wire;
 
 pub use front::{Front, Transaction};
 pub use moto::Moto;
+pub use sqs::{Delivery, SqsFront};
 pub use wire::{Reply, Request, Wire};
 
 use crate::client::Keys;

@@ -195,6 +195,14 @@ impl Moto {
         }
     }
 
+    /// Makes a message visible that is in flight; one that is gone by now is no error.
+    pub(super) fn make_visible(&self, queue: &str, receipt: &str) {
+        let body = serde_json::json!({
+            "QueueUrl": queue, "Entries": [{ "Id": "0", "ReceiptHandle": receipt, "VisibilityTimeout": 0 }],
+        });
+        let _ = self.json("sqs", "AmazonSQS.ChangeMessageVisibilityBatch", &body); // gone: nothing to do
+    }
+
     fn post_json(&self, service: &str, target: &str, body: &serde_json::Value) -> String {
         let head = format!("Content-Type: application/x-amz-json-1.0\r\nX-Amz-Target: {target}\r\n");
         self.post(service, &head, &body.to_string())

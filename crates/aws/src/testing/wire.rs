@@ -56,6 +56,23 @@ pub enum Reply {
     Close,
     /// What the server behind says.
     Forward,
+    /// A whole HTTP answer.
+    Raw(Vec<u8>),
+}
+
+impl Reply {
+    /// The body as JSON, where there is one.
+    #[must_use]
+    pub fn json(&self) -> Option<serde_json::Value> {
+        match self {
+            Self::Ok(body) => serde_json::from_str(body).ok(),
+            Self::Raw(answer) => {
+                let end = answer.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+                serde_json::from_slice(&answer[end..]).ok()
+            }
+            Self::Error { .. } | Self::Garbage | Self::Hang | Self::Close | Self::Forward => None,
+        }
+    }
 }
 
 impl Request {
@@ -178,6 +195,7 @@ impl Shared {
                     Some(answer) => answer,
                     None => return,
                 },
+                Reply::Raw(answer) => answer,
                 Reply::Ok(body) => success(&request, &body),
                 Reply::Error { status, code, message } => error(&request, status, code, message),
             };
@@ -305,15 +323,19 @@ fn error(request: &Request, status: u16, code: &str, message: &str) -> Vec<u8> {
 }
 
 /// Asks the server behind, over a connection of its own, and passes its answer on with a length.
-fn forward(to: &str, request: &Request) -> Option<Vec<u8>> {
+pub(super) fn forward(to: &str, request: &Request) -> Option<Vec<u8>> {
     let mut stream = TcpStream::connect(to).ok()?;
     let mut lines = request.head.lines();
     let first = lines.next()?.replace("HTTP/1.1", "HTTP/1.0");
     let mut head = first + "\r\n";
-    for line in lines.filter(|line| !line.to_ascii_lowercase().starts_with("connection:")) {
-        head += line;
-        head += "\r\n";
+    for line in lines {
+        let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
+        if !["connection", "content-length"].contains(&name.as_str()) {
+            head += line;
+            head += "\r\n";
+        }
     }
+    head += &format!("Content-Length: {}\r\n", request.body.len());
     stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).ok()?;
     stream.write_all(&request.body).ok()?;
     let mut answer = Vec::new();

@@ -119,6 +119,7 @@ pub(crate) async fn doctor(args: &DoctorArgs, json: bool) -> anyhow::Result<u8> 
     if is_named {
         findings.push(other_agent(&setup).await);
     }
+    findings.extend(protected(&setup).await);
     let this = if is_identified { this_machine(&setup).await } else { Identity::default() };
     let instance = setup.instance_id.as_ref().or(this.instance_id.as_ref());
     findings.extend(usable(&setup));
@@ -134,6 +135,20 @@ pub(crate) async fn doctor(args: &DoctorArgs, json: bool) -> anyhow::Result<u8> 
         ..Facts::default()
     }));
     report(findings, json)
+}
+
+/// What `lifeboat agent` would stop at the notice.
+async fn protected(setup: &Setup) -> Option<Finding> {
+    let (name, runs) = lifeboat_agent::protected(setup).await?;
+    let (verdict, what, remedy) = match runs {
+        Ok(true) => (Verdict::Ok, "runs".to_owned(), None),
+        Ok(false) => (Verdict::Ok, "does not run now".to_owned(), None),
+        Err(why) => {
+            let remedy = "`lifeboat agent` could not stop it at the notice: mend `[protect]`, or run it as the user who may";
+            (Verdict::Fail, why, Some(remedy.to_owned()))
+        }
+    };
+    Some(Finding { check: "protected", about: Some(name), verdict, what, remedy })
 }
 
 /// Whether a run could begin with what the configuration says of AWS, alerts and metrics.

@@ -10,4 +10,5 @@ pub(crate) mod policy;
 pub(crate) mod render;
 pub(crate) mod restore;
 pub(crate) mod run;
+pub(crate) mod show;
 pub(crate) mod store;

@@ -1,4 +1,4 @@
-//! What is in the store: `lifeboat list`, `show`, `verify`, `prune`.
+//! What is in the store: `lifeboat list`, `verify`, `prune`. `show` has a file of its own.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -6,17 +6,14 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail};
 use lifeboat_agent::{RunError, Ui, bytes_text};
 use lifeboat_core::conclusion::exit_code;
-use lifeboat_snapshot::journal::{self, Event, Record, RecoveryPoint};
-use lifeboat_snapshot::manifest::{EntryKind, ReadManifestError};
+use lifeboat_snapshot::journal::{self, Event, RecoveryPoint};
+use lifeboat_snapshot::manifest::ReadManifestError;
 use lifeboat_snapshot::prune::PrunePlan;
-use lifeboat_snapshot::{ObjectStore, StoreError, StoreUrl, Workload, WorkloadName, extra, read_manifest};
-use serde_json::{Value, json};
+use lifeboat_snapshot::{ObjectStore, StoreError, StoreUrl, Workload, WorkloadName};
+use serde_json::json;
 
-use crate::args::{PointArgs, PruneArgs, ShowArgs, StoreArgs};
+use crate::args::{PointArgs, PruneArgs, StoreArgs};
 use crate::output::{self, instant, table};
-
-/// How many recovery points `show` prints.
-const POINTS_SHOWN: usize = 10;
 
 pub(crate) async fn list(args: &StoreArgs, json: bool) -> anyhow::Result<u8> {
     let mut rows =
@@ -55,116 +52,7 @@ pub(crate) async fn list(args: &StoreArgs, json: bool) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-pub(crate) async fn show(args: &ShowArgs, json: bool) -> anyhow::Result<u8> {
-    let workload = workload(&args.store, &args.name)?;
-    let records = journal::records(&workload).await.map_err(RunError::from)?;
-    let Some(head) = records.last() else { return Err(unknown(&args.store, &args.name)) };
-    let mut points = journal::recovery_points(&workload).await.map_err(RunError::from)?;
-    points.sort_by_key(|point| std::cmp::Reverse(point.seq));
-    let release = records.iter().rev().find_map(|record| match &record.event {
-        Event::Released(release) => Some(release),
-        Event::Claimed { .. } | Event::Committed | Event::Done { .. } => None,
-    });
-    let saved = |stored: Option<extra::StoredObject>| async {
-        match stored {
-            Some(stored) => extra::get(&workload, &stored).await.ok(),
-            None => None,
-        }
-    };
-    let state_text = saved(release.and_then(|release| release.state.clone())).await;
-    let logs = saved(release.and_then(|release| release.logs.clone())).await;
-    // A damaged recovery point must not hide the rest.
-    let (manifest, unreadable) = match points.first() {
-        Some(point) => match read_manifest(&workload, &point.manifest).await {
-            Ok(manifest) => (Some(manifest), None),
-            Err(error) => (None, Some(output::causes(&error.into()).join(": "))),
-        },
-        None => (None, None),
-    };
-    let files: Vec<Value> = manifest
-        .iter()
-        .flat_map(|manifest| &manifest.entries)
-        .filter_map(|entry| match &entry.kind {
-            EntryKind::File { size, digest, .. } => {
-                Some(json!({ "path": entry.path.to_string(), "size": size, "blake3": digest }))
-            }
-            EntryKind::Directory | EntryKind::Link { .. } => None,
-        })
-        .collect();
-    let left_out = manifest.iter().flat_map(|manifest| &manifest.left_out);
-    let mut value = json!({
-        "name": args.name,
-        "state": state(&head.event),
-        "head": head,
-        "recovery_points": points,
-        "release": release,
-        "unreadable": unreadable,
-        "left_out": left_out.clone().collect::<Vec<_>>(),
-        "saved_state": state_text.as_ref().and_then(|text| serde_json::from_slice::<Value>(text).ok()),
-        "final_logs": logs.as_ref().map(|text| String::from_utf8_lossy(text)),
-    });
-    if args.files {
-        value["files"] = Value::Array(files.clone());
-    }
-    output::either(json, &value, || {
-        let mut text = describe(&args.name, head, &points);
-        if let Some(release) = release {
-            text.push_str(&format!("last given back: {}\n", release.reason));
-        }
-        if let Some(why) = &unreadable {
-            text.push_str(&format!("the newest recovery point is UNREADABLE: {why}\n"));
-        }
-        for left in left_out {
-            let path = left.path.as_ref().map_or_else(|| "(work directory)".into(), ToString::to_string);
-            text.push_str(&format!("left out: {path}: {}\n", left.reason));
-        }
-        if let Some(state) = &state_text {
-            text.push_str(&format!("saved state:\n{}\n", String::from_utf8_lossy(state)));
-        }
-        if let Some(logs) = &logs {
-            text.push_str(&format!("final logs:\n{}\n", String::from_utf8_lossy(logs)));
-        }
-        if args.files {
-            let rows: Vec<Vec<String>> = files
-                .iter()
-                .map(|file| {
-                    let size = file["size"].as_u64().map_or_else(String::new, bytes_text);
-                    vec![size, file["path"].as_str().unwrap_or_default().to_owned()]
-                })
-                .collect();
-            text.push_str(&table(&rows));
-        }
-        text
-    })?;
-    Ok(0)
-}
-
-fn describe(name: &str, head: &Record, points: &[RecoveryPoint]) -> String {
-    let holder = &head.holder;
-    let mut text = format!(
-        "{name}: {} by {} on {} (process {}) since {}\n",
-        state(&head.event),
-        holder.instance,
-        holder.host,
-        holder.pid,
-        instant(head.at_unix_ms),
-    );
-    let mut rows = vec![["GENERATION", "SAVED", "FILES", "SIZE", "LEFT OUT", ""].map(str::to_owned).to_vec()];
-    for point in points.iter().take(POINTS_SHOWN) {
-        rows.push(vec![
-            point.seq.to_string(),
-            instant(point.at_unix_ms),
-            point.manifest.files.to_string(),
-            bytes_text(point.manifest.bytes),
-            point.manifest.left_out.to_string(),
-            if point.manifest.complete { "complete" } else { "INCOMPLETE" }.to_owned(),
-        ]);
-    }
-    text.push_str(&if points.is_empty() { "no recovery point yet\n".to_owned() } else { table(&rows) });
-    text
-}
-
-const fn state(event: &Event) -> &'static str {
+pub(super) const fn state(event: &Event) -> &'static str {
     match event {
         Event::Claimed { .. } | Event::Committed => "held",
         Event::Released(_) => "evacuated",
@@ -283,7 +171,7 @@ async fn names(store: Option<&Arc<dyn ObjectStore>>) -> anyhow::Result<Vec<Workl
     }
 }
 
-fn workload(args: &StoreArgs, name: &str) -> anyhow::Result<Workload> {
+pub(super) fn workload(args: &StoreArgs, name: &str) -> anyhow::Result<Workload> {
     let checked: WorkloadName = name.parse().map_err(RunError::from)?;
     match open(args)? {
         (_, Some(store)) => Ok(Workload::new(store, checked)),
@@ -291,7 +179,7 @@ fn workload(args: &StoreArgs, name: &str) -> anyhow::Result<Workload> {
     }
 }
 
-fn unknown(args: &StoreArgs, name: &str) -> anyhow::Error {
+pub(super) fn unknown(args: &StoreArgs, name: &str) -> anyhow::Error {
     match url(args) {
         Ok(url) => anyhow!("there is no workload `{name}` in {url}; `lifeboat list` shows what there is"),
         Err(error) => error,

@@ -14,6 +14,7 @@ use lifeboat_agent::ports::{Balancer, Herald, Lifecycle, MakeBalancers, Queues, 
 use lifeboat_aws::{Aws, Options};
 
 use aws::{Hook, SqsQueues, Table, TargetGroup};
+pub(crate) use lifeboat_agent::ports::SavedState;
 
 /// AWS, as the configuration finds it.
 pub(crate) fn aws(cloud: &Cloud) -> Aws {
@@ -35,17 +36,6 @@ pub(crate) fn ports(settings: &Settings) -> anyhow::Result<Ports> {
     let cloud = &settings.cloud;
     let aws = aws(cloud);
     let queues: Arc<dyn Queues> = Arc::new(SqsQueues(aws.sqs()));
-    let table = match &settings.state {
-        Some(url) => {
-            let name = url.strip_prefix("dynamodb://").filter(|name| !name.is_empty());
-            let name = name.with_context(|| {
-                format!("`state = \"{url}\"` names no table this program knows: write \"dynamodb://TABLE\"")
-            })?;
-            let table: Arc<dyn StateTable> = Arc::new(Table { aws: aws.dynamodb(), name: name.to_owned() });
-            Some(table)
-        }
-        None => None,
-    };
     let scaling = &cloud.auto_scaling;
     let lifecycle = scaling.hook.clone().map(|hook| -> Arc<dyn Lifecycle> {
         Arc::new(Hook::new(aws.autoscaling(), scaling.group.clone(), hook, scaling.token.clone()))
@@ -61,5 +51,20 @@ pub(crate) fn ports(settings: &Settings) -> anyhow::Result<Ports> {
         })
     });
     let heralds: Vec<Arc<dyn Herald>> = heralds::all(cloud, &aws)?;
+    let table = table_of(settings, &aws)?;
     Ok(Ports { queues: vec![queues], table, lifecycle, balancers, heralds })
+}
+
+/// The table of states that the configuration names.
+pub(crate) fn table(settings: &Settings) -> anyhow::Result<Option<Arc<dyn StateTable>>> {
+    table_of(settings, &aws(&settings.cloud))
+}
+
+fn table_of(settings: &Settings, aws: &Aws) -> anyhow::Result<Option<Arc<dyn StateTable>>> {
+    let Some(url) = &settings.state else { return Ok(None) };
+    let name = url.strip_prefix("dynamodb://").filter(|name| !name.is_empty());
+    let name = name.with_context(|| {
+        format!("`state = \"{url}\"` names no table this program knows: write \"dynamodb://TABLE\"")
+    })?;
+    Ok(Some(Arc::new(Table { aws: aws.dynamodb(), name: name.to_owned() })))
 }

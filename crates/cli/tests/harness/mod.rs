@@ -7,7 +7,8 @@ pub(crate) mod systemd;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -379,4 +380,29 @@ fn fingerprint(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
+}
+
+/// The endpoint that ECS gives every container, on loopback. It ends with the test.
+pub(crate) fn task_metadata() -> String {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let uri = format!("http://{}/v4/0123-456", listener.local_addr().expect("bound"));
+    let answer = serde_json::json!({
+        "Cluster": "fleet", "TaskARN": "arn:aws:ecs:eu-west-1:123456789012:task/fleet/0123456789abcdef",
+        "Family": "worker", "Revision": "7", "ServiceName": "worker-spot", "LaunchType": "FARGATE",
+        "AvailabilityZone": "eu-west-1a", "Limits": { "CPU": 0.5, "Memory": 1024 },
+        "Containers": [{ "Networks": [{ "NetworkMode": "awsvpc", "IPv4Addresses": ["10.0.1.2"] }] }],
+    });
+    let answer = answer.to_string();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut reader = BufReader::new(stream.try_clone().expect("cloned"));
+            let mut first = String::new();
+            let _ = reader.read_line(&mut first); // whoever went away gets no answer
+            let found = first.starts_with("GET /v4/0123-456/task ");
+            let (status, body) = if found { (200, answer.as_str()) } else { (404, "") };
+            let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n", body.len());
+            let _ = stream.write_all((head + body).as_bytes()); // the same
+        }
+    });
+    uri
 }

@@ -52,6 +52,12 @@ fn describe_requests(machine: &Machine) -> String {
     format!("aws ec2 describe-spot-instance-requests --filters Name=instance-id,Values={}", machine.name)
 }
 
+/// A template may leave the image to who uses it.
+fn describe_image(machine: &Machine) -> String {
+    let image = machine.image.as_deref().unwrap_or("IMAGE");
+    format!("aws ec2 describe-images --image-ids {image}")
+}
+
 fn behaviour(machine: &Machine) -> Finding {
     let about = About(Check::Behaviour, &machine.name);
     // Source: EC2 user guide, "Auto Scaling health checks" (read 2023): what does not run is unhealthy, and replaced.
@@ -114,10 +120,9 @@ fn stays(machine: &Machine, fleets: &[Fleet], found: &mut Vec<Finding>) {
             "on instance store: the instance can only be terminated",
             "use an image with an EBS root volume",
         ),
-        None if machine.is_template => about.unknown(
-            "the template does not name it",
-            "aws ec2 describe-images --image-ids IMAGE_OF_THE_TEMPLATE",
-        ),
+        None if machine.is_template => {
+            about.unknown("the template does not name it", &describe_image(machine))
+        }
         None => {
             about.unknown("not known", &format!("aws ec2 describe-instances --instance-ids {}", machine.name))
         }
@@ -227,7 +232,7 @@ fn room(machine: &Machine, describe_type: &str) -> Option<Finding> {
 fn hops(machine: &Machine) -> Finding {
     let about = About(Check::HopLimit, &machine.name);
     let command = if machine.is_template {
-        "aws ec2 describe-images --image-ids IMAGE_OF_THE_TEMPLATE".into()
+        describe_image(machine)
     } else {
         format!("aws ec2 describe-instances --instance-ids {}", machine.name)
     };

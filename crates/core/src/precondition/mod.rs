@@ -132,6 +132,8 @@ pub struct Machine {
     pub group: Option<String>,
     /// Such as `c5.large`.
     pub instance_type: Option<String>,
+    /// The image that it was started from.
+    pub image: Option<String>,
     /// Whether instances of its type can hibernate.
     pub type_hibernates: Option<bool>,
     /// Its memory, MiB.
@@ -367,9 +369,11 @@ impl About<'_> {
         self.finding(Verdict::Fail, what.into(), Some(remedy.into()))
     }
 
-    /// `command` is the whole of it: its output, in a file, is what `lifeboat doctor --from` reads.
+    /// `command` is the whole of it: its output is one of the files that `lifeboat doctor --from` puts together.
     fn unknown(&self, what: impl Into<String>, command: &str) -> Finding {
-        let remedy = alloc::format!("{command} > told.json; lifeboat doctor --from told.json");
+        let remedy = alloc::format!(
+            "{command} > told.json; then lifeboat doctor --from told.json and what was told before"
+        );
         self.finding(Verdict::Unknown, what.into(), Some(remedy))
     }
 }

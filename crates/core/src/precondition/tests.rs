@@ -111,7 +111,7 @@ fn every_precondition_of_a_machine_is_judged() {
         (Stop, |m| m.is_spot = Some(false), Check::Behaviour, Ok, "On-Demand"),
         (Stop, |m| m.group = Some("g".into()), Check::Behaviour, Warn, "replaces"),
         (Hibernate, |m| m.group = Some("g".into()), Check::Behaviour, Fail, "cannot"),
-        (Terminate, |m| m.behaviour = None, Check::Behaviour, Unknown, "instance-id,Values=i-1 >"),
+        (Terminate, |m| m.behaviour = None, Check::Behaviour, Unknown, "instance-id,Values=i-1 > told.json"),
         (Stop, |m| m.request = Some(RequestKind::OneTime), Check::Request, Fail, "persistent"),
         (Hibernate, |m| m.request = Some(RequestKind::OneTime), Check::Request, Fail, "maintain"),
         (Stop, |m| m.request = None, Check::Request, Unknown, "describe-spot-instance-requests"),
@@ -318,11 +318,12 @@ fn a_template_s_open_fields_have_ec2_s_defaults() {
         has_launch_group: None,
         price: None,
         root: None,
+        image: Some("ami-1".into()),
         ..machine(Action::Stop)
     };
     let facts = Facts { machines: vec![template], ..Facts::default() };
     assert_eq!(of(&facts, Check::MaximumPrice).0, Verdict::Ok);
     assert_eq!(of(&facts, Check::LaunchGroup).0, Verdict::Ok);
     let (verdict, said) = of(&facts, Check::RootVolume);
-    assert!(verdict == Verdict::Unknown && said.contains("describe-images"), "{said}");
+    assert!(verdict == Verdict::Unknown && said.contains("describe-images --image-ids ami-1 "), "{said}");
 }

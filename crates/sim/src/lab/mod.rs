@@ -26,6 +26,7 @@
 //! | `GET /lab/time` | | `world_ms`, `speed`, `stamps`, `stamp_ms` (what the wire shows as now), `wall_ms` |
 //! | `GET /lab/calls?since=N&operation=ecs:UpdateService` | | calls that were answered, with outcome, after number N; of one operation, or all |
 //! | `GET /lab/events?since=N` | | events and changes, with when their copies arrive, after number N |
+//! | `GET /lab/counts` | | how many calls of each operation had each outcome |
 //! | `GET /lab/queues` | | how many messages wait in each queue, are in flight, were sent and deleted |
 //! | `GET /lab/messages?queue=NAME&since=N` | | messages that were sent, with when they were sent and deleted on the clock of the stamps, after number N |
 //! | `GET /lab/timeline?service=NAME&from_ms=T` | | counts of a pair at each change |

@@ -239,6 +239,7 @@ impl All {
             request: request_kind(kind),
             price: spot.and_then(|spot| spot.max_price.clone()).map(MaximumPrice::Set),
             instance_type: data.instance_type.clone(),
+            image: data.image_id.clone(),
             is_windows: image.map(|image| image.platform.as_deref().is_some_and(is_windows)),
             is_hibernation_enabled: Some(hibernates),
             root: image.and_then(|image| root_of_image(image, &data.block_device_mappings)),

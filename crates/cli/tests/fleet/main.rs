@@ -1,15 +1,22 @@
 //! The fleet: 200 messages, four workers of `examples/file-search` under `lifeboat run`, interrupted at random moments
 //! and killed without notice twice, until the queue is empty. Counted at the work: in a log outside all work
-//! directories, not at the index.
+//! directories, not at the index. Once on directories alone, once on SQS, S3 and DynamoDB as stand-ins (`place`).
 //!
-//! Each seed is another world. `LIFEBOAT_FLEET_SEEDS=20 cargo nextest run -p lifeboat --test fleet` runs twenty;
-//! without it, as in CI, there are two. `LIFEBOAT_FLEET_REPORT=FILE` appends how long hand-backs took, one line a seed.
+//! Each seed is another world. `LIFEBOAT_FLEET_SEEDS=20 cargo nextest run -p lifeboat --test fleet` runs twenty of
+//! either kind, and `7-7` the seventh; without it, as in CI, there are two on directories and one on the stand-ins.
+//! `LIFEBOAT_FLEET_REPORT=FILE` appends how long hand-backs took, one line a world.
 
+#[path = "../harness/mod.rs"]
 mod harness;
+mod place;
+#[path = "../../../snapshot/tests/common/s3.rs"]
+#[expect(dead_code, reason = "each test file uses its part")]
+mod s3;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -17,7 +24,7 @@ use std::time::{Duration, Instant};
 use harness::{Machine, Running, World, descendants};
 use lifeboat_imds::mock::NoticePlan;
 use lifeboat_imds::wire::Action;
-use lifeboat_worker::directory::{Depth, DirectoryQueue};
+use place::{Directories, Place, StandIns, write_files};
 use rustix::process::{Signal, kill_process};
 
 const MESSAGES: usize = 200;
@@ -32,11 +39,18 @@ const WORLD_MAX: Duration = Duration::from_secs(600);
 /// the test lets the time pass.
 const VISIBILITY: Duration = Duration::from_secs(600);
 
-/// A living worker begins what it received within milliseconds; on a loaded machine within seconds.
-const BEGUN_WITHIN: Duration = Duration::from_secs(20);
+pub(crate) fn temp() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
 
-fn seeds() -> u64 {
-    std::env::var("LIFEBOAT_FLEET_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2)
+/// Of the worlds to run: the first and the last seed.
+fn seeds(usually: u64) -> RangeInclusive<u64> {
+    let Ok(text) = std::env::var("LIFEBOAT_FLEET_SEEDS") else { return 1..=usually };
+    let number = |text: &str| text.parse().expect("LIFEBOAT_FLEET_SEEDS is a number, or two: 7-9");
+    match text.split_once('-') {
+        Some((first, last)) => number(first)..=number(last),
+        None => 1..=number(&text),
+    }
 }
 
 /// xorshift64*: the same world for the same seed, as far as the machine's timing lets it be.
@@ -57,47 +71,35 @@ fn file_search() -> PathBuf {
     path
 }
 
-/// Files of one to five pages.
-fn write_files(dir: &Path) {
-    fs::create_dir_all(dir).expect("created");
-    for n in 0..MESSAGES {
-        let mut text = format!("<h1>document {n}</h1>\n");
-        for line in 0..(n % 5 + 1) * 4 {
-            text.push_str(&format!(
-                "line {line} of {n} says word{} and more words than that\n",
-                (n * 7 + line) % 50
-            ));
-        }
-        fs::write(dir.join(format!("d{n:03}.txt")), text).expect("written");
-    }
-}
-
-/// The example's configuration for one machine of a world.
-fn configuration(world: &Path, files: &Path, pause_ms: u64) -> String {
-    let at = world.display();
+/// The example's configuration in a world.
+fn configuration(world: &Path, place: &dyn Place, pause_ms: u64) -> String {
     format!(
-        "files = \"file://{}\"\nresults = \"file://{at}/results\"\nqueue = \"file://{at}/queue\"\n\
-         index = \"index.sqlite\"\nvisibility_ms = {}\npage_bytes = 256\npause_ms = {pause_ms}\nlog = \"{at}/log\"\n",
-        files.display(),
+        "{}index = \"index.sqlite\"\nvisibility_ms = {}\npage_bytes = 256\npause_ms = {pause_ms}\nlog = \"{}/log\"\n",
+        place.example(),
         VISIBILITY.as_millis(),
+        world.display(),
     )
 }
 
-fn said_by(config: &Path, dir: &Path, args: &[&str]) -> String {
+fn said_by(config: &Path, dir: &Path, place: &dyn Place, args: &[&str]) -> String {
     let mut command = Command::new(file_search());
-    let output = command.arg("--config").arg(config).args(args).current_dir(dir).output().expect("started");
+    command.arg("--config").arg(config).args(args).current_dir(dir).envs(place.environment(""));
+    let output = command.output().expect("started");
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// What is indexed when nobody disturbs the work: one worker without Lifeboat.
-fn undisturbed(dir: &Path, files: &Path) -> String {
-    fs::create_dir_all(dir).expect("created");
+/// What is indexed when nobody disturbs the work: one worker without Lifeboat, on directories.
+fn undisturbed(temp: &Path) -> String {
+    let (dir, files) = (temp.join("undisturbed"), temp.join("files"));
+    fs::create_dir_all(&dir).expect("created");
+    write_files(&files);
+    let place = Directories::new(&dir, &files);
     let config = dir.join("search.toml");
-    fs::write(&config, configuration(dir, files, 0)).expect("written");
-    said_by(&config, dir, &["enqueue"]);
-    said_by(&config, dir, &["work", "--until-empty"]);
-    said_by(&config, dir, &["dump"])
+    fs::write(&config, configuration(&dir, &place, 0)).expect("written");
+    said_by(&config, &dir, &place, &["enqueue"]);
+    said_by(&config, &dir, &place, &["work", "--until-empty"]);
+    said_by(&config, &dir, &place, &["dump"])
 }
 
 /// One line of the work's log.
@@ -135,30 +137,26 @@ struct Slot {
     is_done: bool,
 }
 
-struct Fleet {
+struct Fleet<'a> {
     world: World,
+    place: Box<dyn Place + 'a>,
     config: PathBuf,
     slots: Vec<Slot>,
     machines: usize,
     killed: BTreeSet<String>,
-    /// Deliveries that were in flight when a machine was killed, and in no log.
-    not_begun: BTreeMap<String, Instant>,
+    /// The names of work that was evacuated.
+    evacuated: BTreeSet<String>,
 }
 
-impl Fleet {
-    fn start(files: &Path) -> Self {
+impl<'a> Fleet<'a> {
+    fn start(place: impl FnOnce(&Path) -> Box<dyn Place + 'a>) -> Self {
         let world = World::new();
+        let place = place(world.path());
         let config = world.path().join("search.toml");
-        fs::write(&config, configuration(world.path(), files, 5)).expect("written");
-        said_by(&config, world.path(), &["enqueue"]);
-        let mut fleet = Self {
-            world,
-            config,
-            slots: Vec::new(),
-            machines: 0,
-            killed: BTreeSet::new(),
-            not_begun: BTreeMap::new(),
-        };
+        fs::write(&config, configuration(world.path(), place.as_ref(), 5)).expect("written");
+        said_by(&config, world.path(), place.as_ref(), &["enqueue"]);
+        let (killed, evacuated) = (BTreeSet::new(), BTreeSet::new());
+        let mut fleet = Self { world, place, config, slots: Vec::new(), machines: 0, killed, evacuated };
         for n in 0..WORKERS {
             let slot = fleet.boot(&format!("w{n}"));
             fleet.slots.push(slot);
@@ -170,8 +168,12 @@ impl Fleet {
     fn boot(&mut self, workload: &str) -> Slot {
         self.machines += 1;
         let name = format!("{workload}-{}", self.machines);
-        let machine = self.world.spot_machine(&name);
-        machine.configure("application = \"search\"\nlease = \"60s\"\n[metadata]\ninterval = \"500ms\"\n");
+        let instance = format!("i-{name}");
+        let mut machine = self.world.spot_machine(&name);
+        let more = self.place.furnish(&mut machine, &instance);
+        machine.configure(&format!(
+            "application = \"search\"\nlease = \"60s\"\n{more}[metadata]\ninterval = \"500ms\"\n"
+        ));
         let (program, config) = (file_search(), self.config.clone());
         let command = [
             program.to_str().expect("UTF-8"),
@@ -180,8 +182,9 @@ impl Fleet {
             "work",
             "--until-empty",
         ];
-        let run = machine.run_named(workload, &[], &command);
-        Slot { machine, run, instance: format!("i-{name}"), is_noticed: false, is_done: false }
+        let mut command = machine.run_command(workload, &[], &command);
+        let run = Running::start(command.envs(self.place.environment(&instance)));
+        Slot { machine, run, instance, is_noticed: false, is_done: false }
     }
 
     fn log(&self) -> Vec<Line> {
@@ -218,6 +221,7 @@ impl Fleet {
                         .0
                         .to_owned();
                     self.slots[n] = self.boot(&workload);
+                    self.evacuated.insert(workload);
                 }
                 code => panic!("{}: exit code {code:?}:\n{}", slot.instance, slot.run.log()),
             }
@@ -237,45 +241,11 @@ impl Fleet {
         let new = self.boot(&workload);
         let old = std::mem::replace(&mut self.slots[n], new);
         self.killed.insert(old.instance.clone());
-        let killed = old.instance.clone();
         // All at once, as power goes: an agent that saw its worker die would still give its messages back.
         old.run.signal(Signal::STOP);
         for pid in descendants(old.run.pid()) {
             let _ = kill_process(pid, Signal::KILL); // it may have ended just now
         }
-        drop(old);
-        self.let_the_time_pass_of_what_it_held(&killed);
-    }
-
-    /// What a killed machine held becomes visible when its time-out is over. That is now. What was received and not
-    /// begun is in no log: a living worker begins it soon.
-    fn let_the_time_pass_of_what_it_held(&mut self, killed: &str) {
-        let holder = self.holders();
-        for (name, message) in self.in_flight() {
-            match holder.get(&message) {
-                Some(instance) if instance == killed => self.let_its_time_pass(&name),
-                Some(_) => {}
-                None => drop(self.not_begun.insert(name, Instant::now())),
-            }
-        }
-    }
-
-    fn let_the_time_pass_of_what_nobody_begins(&mut self) {
-        if self.not_begun.is_empty() {
-            return;
-        }
-        let (holder, in_flight) = (self.holders(), self.in_flight());
-        self.not_begun
-            .retain(|name, _| in_flight.get(name).is_some_and(|message| !holder.contains_key(message)));
-        let over = self.not_begun.iter().filter(|(_, since)| since.elapsed() > BEGUN_WITHIN);
-        for name in over.map(|(name, _)| name) {
-            self.let_its_time_pass(name);
-        }
-    }
-
-    fn let_its_time_pass(&self, name: &str) {
-        let file = fs::File::options().write(true).open(self.world.path().join("queue/flight").join(name));
-        let _ = file.and_then(|file| file.set_modified(std::time::SystemTime::UNIX_EPOCH)); // deleted just now
     }
 
     /// The machine that each message was last seen on.
@@ -283,13 +253,11 @@ impl Fleet {
         self.log().into_iter().map(|line| (line.message, line.instance)).collect()
     }
 
-    /// What is in flight: each delivery with its message.
-    fn in_flight(&self) -> BTreeMap<String, String> {
-        let flight = fs::read_dir(self.world.path().join("queue/flight")).expect("readable").flatten();
-        flight
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .map(|name| (name.clone(), name.split('.').next().expect("the id").to_owned()))
-            .collect()
+    fn let_the_time_pass_of_what_the_killed_held(&mut self) {
+        if !self.killed.is_empty() {
+            let holders = self.holders();
+            self.place.expire(&self.killed, &holders);
+        }
     }
 
     fn is_done(&self) -> bool {
@@ -297,12 +265,12 @@ impl Fleet {
     }
 }
 
-fn disturb(fleet: &mut Fleet, random: &mut Random) {
+fn disturb(fleet: &mut Fleet<'_>, random: &mut Random) {
     let (mut notices, mut kills) = (0, 0);
     let end = Instant::now() + WORLD_MAX;
     let mut next = Instant::now();
     while !fleet.is_done() {
-        assert!(Instant::now() < end, "the queue is never empty: {:?}", depth(fleet));
+        assert!(Instant::now() < end, "the queue is never empty: {:?}", fleet.place.left());
         fleet.replace_the_evacuated();
         if Instant::now() >= next {
             let busy = fleet.busy();
@@ -319,28 +287,13 @@ fn disturb(fleet: &mut Fleet, random: &mut Random) {
             }
             next = Instant::now() + Duration::from_millis(100 + random.below(300));
         }
-        fleet.let_the_time_pass_of_what_nobody_begins();
+        fleet.let_the_time_pass_of_what_the_killed_held();
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-fn depth(fleet: &Fleet) -> Depth {
-    DirectoryQueue::open(&fleet.world.path().join("queue")).and_then(|queue| queue.depth()).expect("counted")
-}
-
-/// Every file below a directory.
-fn files_below(dir: &Path) -> Vec<PathBuf> {
-    let (mut found, mut open) = (Vec::new(), vec![dir.to_owned()]);
-    while let Some(dir) = open.pop() {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            if entry.path().is_dir() { open.push(entry.path()) } else { found.push(entry.path()) }
-        }
-    }
-    found
-}
-
 /// What must be true of every world. Returns how long each handed-back message waited for its next worker, ms.
-fn check(fleet: &Fleet, expected: &str, seed: u64) -> Vec<u64> {
+fn check(fleet: &Fleet<'_>, expected: &str, seed: u64) -> Vec<u64> {
     let log = fleet.log();
     let mut by_message: BTreeMap<&str, Vec<&Line>> = BTreeMap::new();
     for line in &log {
@@ -365,24 +318,24 @@ fn check(fleet: &Fleet, expected: &str, seed: u64) -> Vec<u64> {
     // Nobody waited for a time-out: a message that is handed back is visible.
     let limit = u64::try_from(VISIBILITY.as_millis()).expect("small");
     assert!(waits.iter().all(|wait| *wait < limit / 2), "seed {seed}: {waits:?}");
-    assert_eq!(depth(fleet), Depth::default(), "seed {seed}: nothing waits, is in flight or given up");
-    let left = files_below(&fleet.world.store().join("search"));
+    assert_eq!(fleet.place.left(), [0; 3], "seed {seed}: nothing waits, is in flight or given up");
+    let left = fleet.place.kept();
     assert!(left.is_empty(), "seed {seed}: claimed or orphaned: {left:?}");
-    let dumped = said_by(&fleet.config, fleet.world.path(), &["dump"]);
-    assert_eq!(dumped, expected, "seed {seed}: the index is another");
-    let found = said_by(&fleet.config, fleet.world.path(), &["search", "word7", "line"]);
+    let ask = |args: &[&str]| said_by(&fleet.config, fleet.world.path(), fleet.place.as_ref(), args);
+    assert_eq!(ask(&["dump"]), expected, "seed {seed}: the index is another");
+    let found = ask(&["search", "word7", "line"]);
     assert!(found.contains("[word7]"), "seed {seed}: {found}");
     waits
 }
 
-fn report(seed: u64, waits: &[u64], took: Duration) {
+fn report(what: &str, waits: &[u64], took: Duration) {
     let Some(path) = std::env::var_os("LIFEBOAT_FLEET_REPORT") else { return };
     let mut sorted = waits.to_vec();
     sorted.sort_unstable();
     let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0);
     let worst = sorted.last().copied().unwrap_or(0);
     let line = format!(
-        "seed {seed}: {} handed back, started elsewhere after {median} ms (median), {worst} ms (longest); world {} ms\n",
+        "{what}: {} handed back, started elsewhere after {median} ms (median), {worst} ms (longest); world {} ms\n",
         sorted.len(),
         took.as_millis()
     );
@@ -390,18 +343,44 @@ fn report(seed: u64, waits: &[u64], took: Duration) {
     file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the report is written");
 }
 
+/// One world from its beginning to its end. Returns whose work was evacuated in it.
+fn world<'a>(
+    kind: &str,
+    seed: u64,
+    expected: &str,
+    place: impl FnOnce(&Path) -> Box<dyn Place + 'a>,
+) -> BTreeSet<String> {
+    let begun = Instant::now();
+    let mut fleet = Fleet::start(place);
+    disturb(&mut fleet, &mut Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+    let waits = check(&fleet, expected, seed);
+    report(&format!("{kind}, seed {seed}"), &waits, begun.elapsed());
+    std::mem::take(&mut fleet.evacuated)
+}
+
 #[test]
 fn a_fleet_that_is_interrupted_and_killed_completes_every_message_once() {
-    let temp = tempfile::tempdir().expect("temporary directory");
-    let files = temp.path().join("files");
-    write_files(&files);
-    let expected = undisturbed(&temp.path().join("undisturbed"), &files);
+    let temp = temp();
+    let expected = undisturbed(temp.path());
     assert!(expected.lines().count() > MESSAGES);
-    for seed in 1..=seeds() {
-        let begun = Instant::now();
-        let mut fleet = Fleet::start(&files);
-        disturb(&mut fleet, &mut Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
-        let waits = check(&fleet, &expected, seed);
-        report(seed, &waits, begun.elapsed());
+    let files = temp.path().join("files");
+    for seed in seeds(2) {
+        world("directories", seed, &expected, |at| Box::new(Directories::new(at, &files)));
+    }
+}
+
+#[test]
+fn a_fleet_on_sqs_s3_and_dynamodb_completes_every_message_once() {
+    let Some(stand_ins) = StandIns::start() else { return };
+    let temp = temp();
+    let expected = undisturbed(temp.path());
+    for seed in seeds(1) {
+        let name = format!("world-{seed}");
+        let evacuated = world("stand-ins", seed, &expected, |_| Box::new(stand_ins.place(&name)));
+        assert!(!evacuated.is_empty(), "seed {seed}: nothing was interrupted");
+        for workload in evacuated {
+            let state = stand_ins.state_of(&name, &workload);
+            assert_eq!(state["interruption"]["action"], "terminate", "seed {seed}: {workload}: {state}");
+        }
     }
 }
