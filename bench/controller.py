@@ -247,23 +247,32 @@ def looks(bench, tasks):
     services = 100 if bench.quick else 1_000
     lab = Lab(bench, services, min(tasks, 50) if bench.quick else tasks)
     process = lab.controller()
-    # From the beginning of a round of looks to the beginning of the next but one.
-    a_round = (2 * services + 9) // 10
-    described = lambda: total(lab).get("ecs:DescribeServices", 0)
-    def begins(after):
-        lab.wait("a round of looks begins", lambda: described() > after, 240)
-        return time.monotonic()
     time.sleep(15)
-    first = described()
-    began = begins(first)
+    began = begins(lab)
     counts = total(lab)
-    seconds = begins(first + 2 * a_round) - began
+    begins(lab)
+    seconds = begins(lab) - began
     calls = {name: count - counts.get(name, 0) for name, count in total(lab).items()}
     rss, peak = memory(process)
     end(process)
     lab.stop()
     ecs = {name: count * 60 / seconds for name, count in calls.items() if name.startswith("ecs:")}
     return {"services": services, "tasks": tasks, "rss": rss, "peak": peak, "calls": ecs}
+
+
+def begins(lab, silence=5, limit=90):
+    """When the next round of looks begins: tasks are listed after none were for so many seconds. Where looks are spread
+    over all the time there is no such moment, and after the limit any will do."""
+    listed = lambda: total(lab).get("ecs:ListTasks", 0)
+    last, since, end = listed(), time.monotonic(), time.monotonic() + limit
+    while time.monotonic() < end:
+        time.sleep(0.05)
+        found, now = listed(), time.monotonic()
+        if found != last:
+            if now - since >= silence:
+                return now
+            last, since = found, now
+    return time.monotonic()
 
 
 def large(bench):
