@@ -137,6 +137,19 @@ impl AwsError {
         }
     }
 
+    /// Of a try and the one before it, what a person is told: a last try that our own clock cut short says nothing of
+    /// what is wrong, and the one before it may.
+    pub(crate) fn after(self, earlier: Option<Self>) -> Self {
+        match earlier {
+            Some(earlier) if matches!(self.kind, Kind::TimedOut { .. }) => {
+                let last = format!("the last try {}", self.kind);
+                let told = [earlier.message.as_str(), &last].into_iter().filter(|text| !text.is_empty());
+                Self { message: told.collect::<Vec<_>>().join("; "), ..earlier }
+            }
+            _ => self,
+        }
+    }
+
     /// Whether the same call may succeed soon.
     #[must_use]
     pub const fn is_temporary(&self) -> bool {

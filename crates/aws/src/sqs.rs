@@ -210,7 +210,8 @@ impl Sqs {
             let entries: Vec<_> = open.iter().map(|index| (receipts[*index].clone(), visibility)).collect();
             let left = until.saturating_duration_since(Instant::now());
             for (index, result) in open.iter().zip(self.change_visibility(queue, &entries, left).await) {
-                results[*index] = result;
+                let earlier = std::mem::replace(&mut results[*index], Ok(())).err();
+                results[*index] = result.map_err(|error| error.after(earlier));
             }
             open.retain(|index| results[*index].as_ref().is_err_and(AwsError::is_temporary));
             let pause = pause(attempt);

@@ -111,6 +111,7 @@ impl DynamoDb {
             },
         ];
         let mut attempt = 0;
+        let mut earlier = None;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let error = match self.transact(writes.to_vec(), None, left).await {
@@ -125,11 +126,13 @@ impl DynamoDb {
                 }
                 Err(error) => error,
             };
+            let error = error.after(earlier.take());
             let pause = pause(attempt);
             attempt += 1;
             if !error.is_temporary() || attempt == TRIES_MAX || Instant::now() + pause >= until {
                 return Err(error);
             }
+            earlier = Some(error);
             tokio::time::sleep(pause).await;
         }
     }

@@ -1,5 +1,6 @@
 //! What moto lacks, from recorded shapes: lifecycle actions, and every way in which a call can fail.
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use lifeboat_aws::autoscaling::{ActionOf, Lifecycle, LifecycleAction, Outcome};
@@ -8,6 +9,7 @@ use lifeboat_aws::dynamodb::{Item, Put, Transacted, Write};
 use lifeboat_aws::ecs::Wanted;
 use lifeboat_aws::sqs::{Outgoing, Receive};
 use lifeboat_aws::ssm::Command;
+use lifeboat_aws::states::State;
 use lifeboat_aws::testing::{Reply, Wire, aws_at};
 use lifeboat_aws::{Aws, AwsError, Kind, Operation, Options};
 
@@ -318,4 +320,28 @@ async fn a_hand_back_asks_again_for_what_may_pass_and_for_nothing_else() {
     assert!(results[0].is_ok() && results[2].is_ok(), "{results:?}");
     assert_eq!(results[1].as_ref().expect_err("stale").kind, Kind::StaleReceipt);
     assert_eq!(wire.requests().len(), 2, "three entries, then the throttled one");
+}
+
+#[tokio::test]
+async fn what_went_wrong_is_told_even_when_the_last_try_is_cut_short() {
+    // Three tries are one call of the SDK's: the second call is never answered.
+    let wire = || {
+        let asked = AtomicU32::new(0);
+        Wire::start(None, move |_| match asked.fetch_add(1, Relaxed) {
+            0..3 => Reply::Error { status: 400, code: "ThrottlingException", message: "Rate exceeded" },
+            _ => Reply::Hang,
+        })
+    };
+    let told = |error: &AwsError| {
+        assert_eq!(error.kind, Kind::Throttled, "{error}");
+        let text = error.to_string();
+        assert!(text.contains("Rate exceeded; the last try did not answer within"), "{text}");
+    };
+    let within = Duration::from_secs(5);
+    let table = wire();
+    let state = State { workload: "w".to_owned(), instance: "i".to_owned(), ..State::default() };
+    told(&aws_at(&table.url()).dynamodb().put_state("t", &state, within).await.expect_err("throttled"));
+    let queue = wire();
+    let results = aws_at(&queue.url()).sqs().give_back("q", &["r".to_owned()], Duration::ZERO, within).await;
+    told(results[0].as_ref().expect_err("throttled"));
 }
