@@ -199,23 +199,26 @@ async fn a_task_that_comes_back_after_another_machine_had_it_is_this_machines_ag
     let queue = world.queue();
     let receipt = move |text: &str| Receipt { queue: queue.url(), receipt: text.to_owned() };
     let (socket, first) = (one.socket.clone(), receipt("0-1.1.1"));
-    let died = beside(move || {
+    // The workers of all but the last delivery die without a word.
+    let mut died = vec![];
+    let task = beside(move || {
         let task = worker(&socket).task("t").message(first, 1).start().expect("registered");
         task.store_json(&"of the first delivery", 0.1).expect("stored");
         task
     })
     .await;
-    // The worker died without a word, and the queue gave the message to another machine.
-    std::mem::forget(died);
+    died.push(task);
+    // The queue gives the message to another machine.
     two.app.claim_task("t", Some(2)).await.expect("given out once more");
     let (socket, third) = (one.socket.clone(), receipt("0-1.3.3"));
-    beside(move || {
+    let task = beside(move || {
         let task = worker(&socket).task("t").message(third, 3).start().expect("registered");
         // It does not ask what is there, and begins anew.
         task.store_json(&"of the third delivery", 0.2).expect("stored");
-        std::mem::forget(task);
+        task
     })
     .await;
+    died.push(task);
     let found = two.app.claim_task("t", Some(4)).await.expect("given out once more").1;
     let (record, content) = found.expect("kept");
     assert_eq!((&content.bytes[..], record.claim), (&br#""of the third delivery""#[..], 3));
@@ -227,11 +230,12 @@ async fn a_task_that_comes_back_after_another_machine_had_it_is_this_machines_ag
         let late = worker.task("t").message(fifth.clone(), 3).start().expect("registered");
         let lost = late.store_json(&1, 0.3);
         assert!(matches!(lost, Ok(()) | Err(Error::Taken(_))), "{lost:?}");
-        std::mem::forget(late);
+        died.push(late);
         let task = worker.task("t").message(fifth, 5).start().expect("registered");
         task.take_partial().expect("ours").expect("there is one");
         task.store_json(&5, 0.5).expect("what was lost once is not lost for ever");
         task.done().expect("done");
+        drop(died); // ended by now: no harm
     })
     .await;
 }
