@@ -4,17 +4,18 @@
 //! A look runs beside them, so that an event need not wait for it; one that may show what was before an order is
 //! thrown away and taken anew.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lifeboat_core::failover::machine::{Effect, Input, Machine, Order};
+use lifeboat_core::failover::machine::{Effect, Input, Machine, Order, RECEIPTS_MAX, Receipt};
 use lifeboat_core::failover::observation::{Capacity, Observation};
 use lifeboat_core::failover::state::State;
 use lifeboat_core::time::{Millis, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::alert::{AlertQueue, of_change};
 use crate::call::within;
@@ -35,6 +36,11 @@ const CALL_MAX: Duration = Duration::from_secs(5);
 
 /// A look, in real time: it may wait for others and be tried anew.
 const LOOK_MAX: Duration = Duration::from_secs(20);
+
+/// After orders that had no effect, looks and with them further orders come ever later: after these times, the last
+/// of them for ever. They begin with what the machine waits by itself.
+const IN_VAIN: [Millis; 5] =
+    [Millis::ZERO, Millis::from_secs(2), Millis::from_secs(6), Millis::from_secs(14), Millis::from_secs(28)];
 
 /// What every worker uses.
 #[derive(Debug)]
@@ -67,6 +73,14 @@ pub(crate) struct Worker {
     wants_look: bool,
     ordered_at: Timestamp,
     wake_at: Timestamp,
+    /// What the machine has taken and not acknowledged.
+    receipts: BTreeSet<Receipt>,
+    /// Orders since the last look.
+    ordered: Vec<Order>,
+    /// Looks in a row that showed other counts than were ordered.
+    in_vain: usize,
+    /// No look before.
+    look_from: Instant,
 }
 
 impl Worker {
@@ -90,6 +104,10 @@ impl Worker {
             wants_look: false,
             ordered_at: Timestamp(i64::MIN),
             wake_at: Timestamp(i64::MIN),
+            receipts: BTreeSet::new(),
+            ordered: Vec::new(),
+            in_vain: 0,
+            look_from: Instant::now(),
         }
     }
 
@@ -105,6 +123,8 @@ impl Worker {
                     self.doing = None;
                     if std::mem::take(&mut self.is_ordering) {
                         self.ordered_at = self.world.clock.now();
+                        let later = IN_VAIN[self.in_vain.min(IN_VAIN.len() - 1)];
+                        self.look_from = Instant::now() + self.world.clock.real_time(later);
                     }
                     match answer {
                         Some(input) => self.input(input),
@@ -117,8 +137,9 @@ impl Worker {
                 }
                 letter = mail.recv() => match letter {
                     Some(letter) => self.read(letter),
-                    None => return,
+                    None => return self.let_all_go(),
                 },
+                () = tokio::time::sleep_until(self.look_from), if self.waits_to_look() => self.proceed(),
                 () = wake => self.input(Input::Woke),
             }
         }
@@ -126,10 +147,20 @@ impl Worker {
 
     fn read(&mut self, letter: Mail) {
         match letter {
-            Mail::Events { receipt, events } => self.input(Input::Events { receipt, events }),
+            Mail::Events { receipt, events } => {
+                let is_taken = self.receipts.len() < RECEIPTS_MAX;
+                if is_taken {
+                    self.receipts.insert(receipt);
+                }
+                // One that is not taken still tells which tasks are lost.
+                self.input(Input::Events { receipt, events });
+                if !is_taken {
+                    self.let_go(receipt);
+                }
+            }
             Mail::Seen(observation) => {
                 if !self.has_orders() && observation.at > self.ordered_at && self.machine.state().is_some() {
-                    self.input(Input::Observed(observation));
+                    self.observed(observation);
                 }
             }
             Mail::Stored { generation } => {
@@ -142,6 +173,36 @@ impl Worker {
         }
     }
 
+    /// Its messages come again as soon as they are visible, not when the ledger loses patience: by then the window
+    /// would be over.
+    fn let_go(&self, receipt: Receipt) {
+        let _ = self.world.ledger.try_send(Entry::LetGo(receipt)); // the ledger's patience ends in any case
+    }
+
+    fn let_all_go(&self) {
+        for receipt in &self.receipts {
+            self.let_go(*receipt);
+        }
+    }
+
+    /// A look waits for nothing but its time.
+    fn waits_to_look(&self) -> bool {
+        self.wants_look && self.looking.is_none() && !self.has_orders() && self.look_from > Instant::now()
+    }
+
+    fn observed(&mut self, observation: Observation) {
+        let has = observation.desired();
+        let is_so = |order: &Order| match order.capacity {
+            Capacity::Spot => has.spot == order.count,
+            Capacity::OnDemand => has.on_demand == order.count,
+        };
+        if !self.ordered.is_empty() {
+            self.in_vain = if self.ordered.iter().all(is_so) { 0 } else { self.in_vain + 1 };
+            self.ordered.clear();
+        }
+        self.input(Input::Observed(observation));
+    }
+
     fn has_orders(&self) -> bool {
         self.is_ordering || self.effects.iter().any(|effect| matches!(effect, Effect::Order(_)))
     }
@@ -152,7 +213,7 @@ impl Worker {
                 self.wants_look = true;
                 self.proceed();
             }
-            Some(observation) => self.input(Input::Observed(observation)),
+            Some(observation) => self.observed(observation),
             None => self.input(Input::ObserveFailed),
         }
     }
@@ -165,7 +226,18 @@ impl Worker {
         for effect in turn.effects {
             match effect {
                 Effect::Observe => self.wants_look = true,
-                other => self.effects.push_back(other),
+                other => {
+                    match &other {
+                        Effect::Acknowledge(receipt) => drop(self.receipts.remove(receipt)),
+                        // Of each service the last order counts.
+                        Effect::Order(order) => {
+                            self.ordered.retain(|before| before.capacity != order.capacity);
+                            self.ordered.push(*order);
+                        }
+                        Effect::Load | Effect::Observe | Effect::Commit { .. } | Effect::Alert(_) => {}
+                    }
+                    self.effects.push_back(other);
+                }
             }
         }
         self.wake_at = turn.wake_at;
@@ -187,7 +259,8 @@ impl Worker {
 
     /// Starts whatever can be started.
     fn proceed(&mut self) {
-        if self.wants_look && self.looking.is_none() && !self.has_orders() {
+        let may_look = self.looking.is_none() && !self.has_orders() && self.look_from <= Instant::now();
+        if self.wants_look && may_look {
             self.wants_look = false;
             self.looking = Some(self.look());
         }
@@ -236,7 +309,12 @@ impl Worker {
         let seen = self.machine.observed();
         let before = *self.snapshot.borrow();
         let next = match self.machine.state() {
-            Some(state) => of_state(&self.pair, state, seen, now, is_idle, &before),
+            Some(state) => {
+                let next = of_state(&self.pair, state, seen, now, is_idle, &before);
+                // Of a dry run ECS is never told: it has come to rest when it has seen and decided.
+                let is_settled = next.is_settled || (self.world.is_dry_run && is_idle && seen.is_some());
+                Snapshot { is_settled, ..next }
+            }
             None => before,
         };
         // Readers look at intervals; nobody is woken for it.
@@ -288,7 +366,7 @@ async fn doing<T>(doing: &mut Option<Doing<T>>) -> T {
 }
 
 /// A call of the store, given up in time.
-async fn asked<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+pub(crate) async fn asked<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     match tokio::time::timeout(CALL_MAX, call).await {
         Ok(done) => done,
         Err(_) => Err(StoreError::Unavailable(format!("no answer within {} ms", CALL_MAX.as_millis()))),
