@@ -354,7 +354,9 @@ async fn a_long_list_is_read_to_its_end_and_one_without_end_is_an_error() {
             let asked: serde_json::Value = serde_json::from_slice(&request.body).expect("JSON");
             let number = asked["nextToken"].as_str().map_or(0, |token| token.parse::<u64>().expect("ours"));
             let next = (number < last).then(|| (number + 1).to_string());
-            Reply::Ok(serde_json::json!({ "taskArns": [format!("t{number}")], "nextToken": next }).to_string())
+            Reply::Ok(
+                serde_json::json!({ "taskArns": [format!("t{number}")], "nextToken": next }).to_string(),
+            )
         }
     };
     let wire = Wire::start(None, page(1_099));

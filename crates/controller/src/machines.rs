@@ -106,21 +106,19 @@ impl Layer3 {
             due.iter().filter(is_evacuation).flat_map(|due| due.instances.iter().cloned()).collect();
         let outcome = self.evacuate(&evacuees.into_iter().collect::<Vec<_>>()).await;
         for due in due {
-            let (failed, told): (Vec<String>, Vec<String>) = due
-                .instances
-                .iter()
-                .cloned()
-                .partition(|name| due.follows == Follows::Evacuation && outcome.failed.contains(name));
+            let is_in = |names: &BTreeSet<String>, name: &String| {
+                due.follows == Follows::Evacuation && names.contains(name)
+            };
+            let (failed, acted): (Vec<String>, Vec<String>) =
+                due.instances.iter().cloned().partition(|name| is_in(&outcome.failed, name));
+            let (refused, told): (Vec<String>, Vec<String>) =
+                acted.into_iter().partition(|name| is_in(&outcome.refused, name));
+            self.tell(&told, &due, &self.done(due.follows));
+            self.tell(&refused, &due, "SSM does not take the command: nothing was done");
             let mut known = lock(known);
             for instance in failed {
                 known.remove(&(instance, due.kind));
             }
-            drop(known);
-            let (refused, told): (Vec<String>, Vec<String>) =
-                told.into_iter().partition(|name| outcome.refused.contains(name));
-            let refused_text = "SSM does not take the command: nothing was done";
-            self.tell(&told, &due, &self.done(due.follows));
-            self.tell(&refused, &due, refused_text);
         }
         // What could not be sent comes again as soon as it is visible, not when the ledger loses patience: by then
         // the notice would be over.
