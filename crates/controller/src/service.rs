@@ -15,7 +15,6 @@ use lifeboat_core::failover::observation::{Capacity, Observation};
 use lifeboat_core::failover::state::State;
 use lifeboat_core::time::{Millis, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
 
 use crate::alert::{AlertQueue, of_change};
 use crate::call::within;
@@ -36,11 +35,6 @@ const CALL_MAX: Duration = Duration::from_secs(5);
 
 /// A look, in real time: it may wait for others and be tried anew.
 const LOOK_MAX: Duration = Duration::from_secs(20);
-
-/// After orders that had no effect, looks and with them further orders come ever later: after these times, the last
-/// of them for ever. They begin with what the machine waits by itself.
-const IN_VAIN: [Millis; 5] =
-    [Millis::ZERO, Millis::from_secs(2), Millis::from_secs(6), Millis::from_secs(14), Millis::from_secs(28)];
 
 /// What every worker uses.
 #[derive(Debug)]
@@ -75,12 +69,6 @@ pub(crate) struct Worker {
     wake_at: Timestamp,
     /// What the machine has taken and not acknowledged.
     receipts: BTreeSet<Receipt>,
-    /// Orders since the last look.
-    ordered: Vec<Order>,
-    /// Looks in a row that showed other counts than were ordered.
-    in_vain: usize,
-    /// No look before.
-    look_from: Instant,
 }
 
 impl Worker {
@@ -105,9 +93,6 @@ impl Worker {
             ordered_at: Timestamp(i64::MIN),
             wake_at: Timestamp(i64::MIN),
             receipts: BTreeSet::new(),
-            ordered: Vec::new(),
-            in_vain: 0,
-            look_from: Instant::now(),
         }
     }
 
@@ -123,8 +108,6 @@ impl Worker {
                     self.doing = None;
                     if std::mem::take(&mut self.is_ordering) {
                         self.ordered_at = self.world.clock.now();
-                        let later = IN_VAIN[self.in_vain.min(IN_VAIN.len() - 1)];
-                        self.look_from = Instant::now() + self.world.clock.real_time(later);
                     }
                     match answer {
                         Some(input) => self.input(input),
@@ -139,7 +122,6 @@ impl Worker {
                     Some(letter) => self.read(letter),
                     None => return self.let_all_go(),
                 },
-                () = tokio::time::sleep_until(self.look_from), if self.waits_to_look() => self.proceed(),
                 () = wake => self.input(Input::Woke),
             }
         }
@@ -160,7 +142,7 @@ impl Worker {
             }
             Mail::Seen(observation) => {
                 if !self.has_orders() && observation.at > self.ordered_at && self.machine.state().is_some() {
-                    self.observed(observation);
+                    self.input(Input::Observed(observation));
                 }
             }
             Mail::Stored { generation } => {
@@ -185,24 +167,6 @@ impl Worker {
         }
     }
 
-    /// A look waits for nothing but its time.
-    fn waits_to_look(&self) -> bool {
-        self.wants_look && self.looking.is_none() && !self.has_orders() && self.look_from > Instant::now()
-    }
-
-    fn observed(&mut self, observation: Observation) {
-        let has = observation.desired();
-        let is_so = |order: &Order| match order.capacity {
-            Capacity::Spot => has.spot == order.count,
-            Capacity::OnDemand => has.on_demand == order.count,
-        };
-        if !self.ordered.is_empty() {
-            self.in_vain = if self.ordered.iter().all(is_so) { 0 } else { self.in_vain + 1 };
-            self.ordered.clear();
-        }
-        self.input(Input::Observed(observation));
-    }
-
     fn has_orders(&self) -> bool {
         self.is_ordering || self.effects.iter().any(|effect| matches!(effect, Effect::Order(_)))
     }
@@ -213,7 +177,7 @@ impl Worker {
                 self.wants_look = true;
                 self.proceed();
             }
-            Some(observation) => self.observed(observation),
+            Some(observation) => self.input(Input::Observed(observation)),
             None => self.input(Input::ObserveFailed),
         }
     }
@@ -227,14 +191,8 @@ impl Worker {
             match effect {
                 Effect::Observe => self.wants_look = true,
                 other => {
-                    match &other {
-                        Effect::Acknowledge(receipt) => drop(self.receipts.remove(receipt)),
-                        // Of each service the last order counts.
-                        Effect::Order(order) => {
-                            self.ordered.retain(|before| before.capacity != order.capacity);
-                            self.ordered.push(*order);
-                        }
-                        Effect::Load | Effect::Observe | Effect::Commit { .. } | Effect::Alert(_) => {}
+                    if let Effect::Acknowledge(receipt) = &other {
+                        self.receipts.remove(receipt);
                     }
                     self.effects.push_back(other);
                 }
@@ -259,8 +217,7 @@ impl Worker {
 
     /// Starts whatever can be started.
     fn proceed(&mut self) {
-        let may_look = self.looking.is_none() && !self.has_orders() && self.look_from <= Instant::now();
-        if self.wants_look && may_look {
+        if self.wants_look && self.looking.is_none() && !self.has_orders() {
             self.wants_look = false;
             self.looking = Some(self.look());
         }
@@ -413,7 +370,8 @@ async fn give(world: &World, pair: &Pair, order: Order) -> Input {
     };
     if world.is_dry_run {
         tracing::info!(service, count = order.count, "would set the desired count");
-        return Input::Ordered;
+        // It stays as it is: the machine would order it again and again, and so does ever more rarely.
+        return Input::OrderFailed;
     }
     crash::point("order");
     match asked(world.store.generation(&pair.name)).await {

@@ -31,7 +31,7 @@ impl Backoff {
 #[must_use]
 pub fn jitter(wait: Millis, seed: u64, round: u32) -> Millis {
     let tenth = wait.0 / 10;
-    Millis(wait.0 - tenth + spread(seed, round, tenth.saturating_mul(2)))
+    Millis((wait.0 - tenth).saturating_add(spread(seed, round, tenth.saturating_mul(2))))
 }
 
 /// A number in `0..=bound` that depends on nothing but its arguments.
@@ -77,6 +77,8 @@ mod tests {
         for round in 0..1000 {
             let wait = jitter(Millis(2_000), 42, round).0;
             assert!((1_800..=2_200).contains(&wait), "{wait}");
+            let longest = jitter(Millis(u64::MAX), 42, round).0;
+            assert!(longest >= u64::MAX - u64::MAX / 10, "the longest wait does not wrap: {longest}");
         }
     }
 }

@@ -1,10 +1,30 @@
 //! What the files of both worlds share: a scenario to simulate and a scenario of the lab are read and refused alike.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
 use crate::scenario::ScenarioError;
+
+/// The largest scenario that is read: a thousand times what a person writes.
+const FORM_MAX: u64 = 1 << 20;
+
+/// The text of a file of at most `limit` bytes; none where it is larger, or never ends.
+pub(crate) fn read_text(path: &Path, limit: u64) -> std::io::Result<Option<String>> {
+    let file = std::fs::File::open(path)?;
+    // Files that have no length, such as pipes, are bounded below.
+    if file.metadata()?.len() > limit {
+        return Ok(None);
+    }
+    let mut text = Vec::new();
+    file.take(limit + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > limit {
+        return Ok(None);
+    }
+    let text = String::from_utf8(text);
+    text.map(Some).map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error.utf8_error()))
+}
 
 /// Reads a file of whichever form.
 ///
@@ -12,8 +32,9 @@ use crate::scenario::ScenarioError;
 ///
 /// It cannot be read, is not TOML, or holds what the form does not have.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ScenarioError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ScenarioError::Read { path: path.to_path_buf(), source })?;
+    let text = read_text(path, FORM_MAX)
+        .map_err(|source| ScenarioError::Read { path: path.to_path_buf(), source })?
+        .ok_or_else(|| ScenarioError::TooLarge { path: path.to_path_buf() })?;
     toml::from_str(&text)
         .map_err(|source| ScenarioError::Toml { path: path.to_path_buf(), source: Box::new(source) })
 }

@@ -48,7 +48,9 @@ pub fn page(report: &Report) -> String {
     push(&mut html, &format!("<p>{}</p>", escape(&conditions(report))));
     table(&mut html, &report::means(report));
     for run in report.results.iter().filter(|run| !run.record.line.is_empty()) {
-        timeline(&mut html, run, scenario.spot_price_ratio);
+        // Recorded prices differ by zone and hour, which a time line of tasks does not know.
+        let ratio = scenario.on_demand_price.is_none().then_some(scenario.spot_price_ratio);
+        timeline(&mut html, run, ratio);
     }
     push(&mut html, "</main></html>\n");
     html
@@ -66,11 +68,13 @@ fn conditions(report: &Report) -> String {
         }
         (None, _) => "modelled capacity (no public trace of Fargate Spot exists)".to_owned(),
     };
+    let price = match scenario.on_demand_price {
+        None => format!("Spot at {:.0} % of the On-Demand price", scenario.spot_price_ratio * 100.0),
+        Some(price) => format!("Spot at the recorded prices, On-Demand at ${price} an hour"),
+    };
     format!(
-        "{world}, {source}; {} replicas, Spot at {:.0} % of the On-Demand price, notice {}, {:.0} % of the reclaims \
-         announced, {} seed(s) from {}.",
+        "{world}, {source}; {} replicas, {price}, notice {}, {:.0} % of the reclaims announced, {} seed(s) from {}.",
         scenario.replicas,
-        scenario.spot_price_ratio * 100.0,
         scenario.notice.0,
         scenario.announced * 100.0,
         scenario.seeds,
@@ -123,7 +127,7 @@ struct Column {
     is_short: bool,
 }
 
-fn timeline(html: &mut String, run: &PolicyRun, ratio: f64) {
+fn timeline(html: &mut String, run: &PolicyRun, ratio: Option<f64>) {
     let figures = &run.figures;
     let columns = columns(&run.record);
     let top = columns.iter().map(|column| column.spot + column.on_demand).fold(0.0, f64::max);
@@ -151,7 +155,9 @@ fn timeline(html: &mut String, run: &PolicyRun, ratio: f64) {
     let most = columns.iter().map(|column| column.target).fold(0.0, f64::max);
     push(html, &format!("<text x=\"66\" y=\"{:.1}\" text-anchor=\"end\">{most:.0}</text>", y(most) + 4.0));
     push(html, &format!("<text x=\"66\" y=\"{:.1}\" text-anchor=\"end\">0</text>", y(0.0)));
-    cost(html, &columns, ratio);
+    if let Some(ratio) = ratio {
+        cost(html, &columns, ratio);
+    }
     axis(html, &run.record);
     push(html, "</svg></section>");
 }

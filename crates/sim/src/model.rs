@@ -6,7 +6,9 @@
 use lifeboat_core::time::Millis;
 use serde::Deserialize;
 
+use crate::forms::range;
 use crate::rng::Rng;
+use crate::scenario::ScenarioError;
 use crate::trace::{Trace, TraceError, Zone};
 
 /// The step of a modelled trace.
@@ -55,6 +57,34 @@ impl Default for Model {
 }
 
 impl Model {
+    /// Checks that it can be drawn: what is beyond is a typing mistake, and would fill the memory or the day.
+    ///
+    /// # Errors
+    ///
+    /// The first number that cannot be.
+    pub fn check(&self) -> Result<(), ScenarioError> {
+        let bounds = [
+            ("model.days", self.days, 1..=1_000, "1 to 1000"),
+            ("model.zones", self.zones, 1..=20, "1 to 20"),
+            ("model.tasks", self.tasks, 0..=10_000_000, "at most 10000000"),
+            ("model.shortages_per_10_weeks", self.shortages_per_10_weeks, 0..=70, "at most 70, one a day"),
+            ("model.shortage_minutes_max", self.shortage_minutes_max, 0..=10_080, "at most 10080, a week"),
+            (
+                "model.shortage_minutes_min",
+                self.shortage_minutes_min,
+                0..=self.shortage_minutes_max,
+                "at most model.shortage_minutes_max",
+            ),
+            ("model.interruptions_per_10_days", self.interruptions_per_10_days, 0..=10_000, "at most 10000"),
+        ];
+        for (key, found, allowed, told) in bounds {
+            if !allowed.contains(&found) {
+                return range(key, told, found.to_string());
+            }
+        }
+        Ok(())
+    }
+
     /// The trace of this seed.
     ///
     /// # Errors

@@ -32,6 +32,18 @@ pub struct Named {
     pub placement: Placement,
 }
 
+impl Named {
+    /// The number behind the colon, or what stands for it.
+    #[must_use]
+    pub const fn tasks(&self) -> u32 {
+        match self.policy {
+            Policy::Shortfall(Shortfall { spares }) | Policy::SpotHedge(SpotHedge { spares, .. }) => spares,
+            Policy::FixedBase { base } => base,
+            Policy::Switch(_) | Policy::AllOnDemand | Policy::PureSpot | Policy::Fallback(_) => 0,
+        }
+    }
+}
+
 /// The policy of this name.
 ///
 /// # Errors

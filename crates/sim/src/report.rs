@@ -25,7 +25,7 @@ pub fn csv(report: &Report) -> String {
     for result in &report.results {
         let row = &result.figures;
         let gap = |gap: Option<f64>| gap.map_or_else(String::new, |gap| format!("{gap:.3}"));
-        let policy = if row.policy.contains([',', '"']) {
+        let policy = if row.policy.contains([',', '"', '\n', '\r']) {
             format!("\"{}\"", row.policy.replace('"', "\"\""))
         } else {
             row.policy.clone()
@@ -112,7 +112,7 @@ pub fn means(report: &Report) -> Vec<Mean> {
 #[must_use]
 pub fn table(report: &Report) -> String {
     let means = means(report);
-    let width = means.iter().map(|mean| mean.policy.len()).max().unwrap_or(0).max(6);
+    let width = means.iter().map(|mean| mean.policy.chars().count()).max().unwrap_or(0).max(6);
     let has_gaps = means.iter().any(|mean| mean.gaps.is_some());
     let mut text = String::new();
     let gap_heading = if has_gaps { "  gap p50  gap p99" } else { "" };

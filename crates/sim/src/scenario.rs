@@ -23,6 +23,9 @@ const REPLICAS_MAX: u32 = 5_000;
 /// Seeds that one scenario may run: more is a typing mistake, the swarm has its own command.
 const SEEDS_MAX: u64 = 10_000;
 
+/// The longest start, notice or stop: far beyond all that AWS does, and short enough to be replayed.
+const SPAN_MAX: Millis = Millis::from_secs(86_400);
+
 /// Why a scenario cannot be run.
 #[derive(Debug, Error)]
 pub enum ScenarioError {
@@ -34,6 +37,12 @@ pub enum ScenarioError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// The file is larger than any scenario.
+    #[error("{path} is larger than 1 MiB, which is no scenario")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
     },
     /// The file is not TOML, or holds what a scenario does not have.
     #[error("scenario {path} is not valid")]
@@ -59,6 +68,12 @@ pub enum ScenarioError {
         range: &'static str,
         /// What stands there.
         found: String,
+    },
+    /// Two runs could not be told apart in the results.
+    #[error("two policies are called {name:?}: leave one out, or give it a label")]
+    SameName {
+        /// What both are called.
+        name: String,
     },
     /// Neither a trace nor a model was given, or both.
     #[error("a scenario needs either a trace or a model")]
@@ -228,12 +243,14 @@ impl Scenario {
         if self.replicas == 0 || self.replicas > REPLICAS_MAX {
             return range("replicas", "1 to 5000", self.replicas.to_string());
         }
-        if !(self.spot_price_ratio > 0.0 && self.spot_price_ratio <= 1.0) {
-            return range("spot_price_ratio", "above 0 and at most 1", self.spot_price_ratio.to_string());
+        // Counted in thousandths: a smaller share would be nothing.
+        if !(0.001..=1.0).contains(&self.spot_price_ratio) {
+            return range("spot_price_ratio", "0.001 to 1", self.spot_price_ratio.to_string());
         }
         forms::shares(&[("announced", self.announced)])?;
+        // Counted in micro-dollars.
         if let Some(price) = self.on_demand_price
-            && !(price > 0.0 && price < 1e6)
+            && !(1e-6..1e6).contains(&price)
         {
             return range("on_demand_price", "a price in dollars an hour", price.to_string());
         }
@@ -243,14 +260,47 @@ impl Scenario {
         if self.seeds == 0 || self.seeds > SEEDS_MAX {
             return range("seeds", "1 to 10000", self.seeds.to_string());
         }
-        if self.policies.is_empty() {
-            return range("policies", "at least one policy", "empty".to_owned());
+        if self.seed.checked_add(self.seeds).is_none() {
+            return range("seed", "so small that all seeds have 64 bits", self.seed.to_string());
         }
+        self.check_spans()?;
+        self.check_policies()?;
         if self.trace.is_some() == self.model.is_some() {
             return Err(ScenarioError::Capacity);
         }
-        for run in &self.policies {
-            policies::parse(&run.policy)?;
+        self.model.as_ref().map_or(Ok(()), Model::check)
+    }
+
+    fn check_spans(&self) -> Result<(), ScenarioError> {
+        let spans = [
+            ("notice", Some(self.notice)),
+            ("stop_timeout", Some(self.stop_timeout)),
+            ("spot_start", self.spot_start),
+            ("on_demand_start", self.on_demand_start),
+        ];
+        let stops = self.policies.iter().map(|run| ("stop_timeout", run.stop_timeout));
+        let long = spans.into_iter().chain(stops).find_map(|(key, span)| {
+            let span = span.filter(|span| span.0 > SPAN_MAX)?;
+            Some((key, span))
+        });
+        match long {
+            Some((key, span)) => range(key, "at most 1d", span.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    fn check_policies(&self) -> Result<(), ScenarioError> {
+        if self.policies.is_empty() {
+            return range("policies", "at least one policy", "empty".to_owned());
+        }
+        for (index, run) in self.policies.iter().enumerate() {
+            let tasks = policies::parse(&run.policy)?.tasks();
+            if tasks > REPLICAS_MAX {
+                return range("a policy's number of tasks", "at most 5000", run.policy.clone());
+            }
+            if self.policies[..index].iter().any(|other| other.name() == run.name()) {
+                return Err(ScenarioError::SameName { name: run.name().to_owned() });
+            }
         }
         Ok(())
     }

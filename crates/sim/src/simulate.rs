@@ -1,5 +1,7 @@
 //! Runs a scenario: every policy on every seed, with the figures of each.
 
+use std::borrow::Cow;
+
 use crate::bound;
 use crate::ecs;
 use crate::record::Record;
@@ -33,10 +35,15 @@ pub struct Report {
 /// Whatever is wrong with the scenario or its trace.
 pub fn run(scenario: &Scenario, keep: bool) -> Result<Report, ScenarioError> {
     scenario.check()?;
+    // Read once: a pipe can be read no second time, and all policies must meet the same capacity.
+    let recorded = scenario.trace.as_ref().map(|_| scenario.capacity(scenario.seed)).transpose()?;
     let mut results = Vec::new();
     for run in &scenario.policies {
         for seed in scenario.seed..scenario.seed + scenario.seeds {
-            let trace = scenario.capacity(seed)?;
+            let trace = match &recorded {
+                Some(trace) => Cow::Borrowed(trace),
+                None => Cow::Owned(scenario.capacity(seed)?),
+            };
             results.push(run_one(scenario, run, (&trace, seed), keep && seed == scenario.seed)?);
         }
     }

@@ -10,8 +10,19 @@ use lifeboat_core::time::{Millis, Timestamp};
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::forms;
+
 /// Ticks that a trace may have: ten years at one a minute. More is a mistake, and would fill the memory.
 const TICKS_MAX: usize = 5_300_000;
+
+/// Zones that a trace may have: AWS has some hundred in all its regions together.
+const ZONES_MAX: usize = 1_000;
+
+/// How long a trace may be: the policies look every half minute, however far its ticks are apart.
+const SPAN_MAX: Millis = Millis::from_secs(3_653 * 86_400);
+
+/// The largest file that is read, in MiB. The largest recorded trace known has two.
+const FILE_MAX_MIB: u64 = 128;
 
 /// Why a trace cannot be used.
 #[derive(Debug, Error)]
@@ -24,6 +35,12 @@ pub enum TraceError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// The file is larger than any trace.
+    #[error("trace {path} is larger than {FILE_MAX_MIB} MiB, which is no trace")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
     },
     /// The file is not the JSON of a trace.
     #[error("trace {path} is not in the JSON format")]
@@ -91,6 +108,18 @@ pub enum TraceError {
     TooLong {
         /// Its ticks.
         found: usize,
+    },
+    /// More zones than a trace may have.
+    #[error("the trace has {found} zones, at most {ZONES_MAX} are replayed")]
+    TooManyZones {
+        /// Its zones.
+        found: usize,
+    },
+    /// A longer time than a trace may have.
+    #[error("the trace lasts {days} days, at most {} are replayed", SPAN_MAX.0 / 86_400_000)]
+    TooLate {
+        /// How long it lasts.
+        days: u128,
     },
     /// A zone that was asked for is not in the trace.
     #[error("no zone {zone} in the trace; it has {known}")]
@@ -162,8 +191,10 @@ impl Trace {
     ///
     /// Whatever makes the file unusable; see [`TraceError`].
     pub fn read(path: &Path) -> Result<Self, TraceError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| TraceError::Read { path: path.to_path_buf(), source })?;
+        let limit = FILE_MAX_MIB << 20;
+        let text = forms::read_text(path, limit)
+            .map_err(|source| TraceError::Read { path: path.to_path_buf(), source })?
+            .ok_or_else(|| TraceError::TooLarge { path: path.to_path_buf() })?;
         let stem = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
         if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv")) {
             return Self::from_csv(&stem, &text);
@@ -220,7 +251,8 @@ impl Trace {
     ///
     /// # Errors
     ///
-    /// No zone, no tick, no time between ticks, zones of different length or of one name.
+    /// No zone, no tick, no time between ticks, zones of different length or of one name, or more of anything than
+    /// a trace has.
     pub fn new(name: String, gap: Millis, zones: Vec<Zone>) -> Result<Self, TraceError> {
         if gap == Millis::ZERO {
             return Err(TraceError::Empty { what: "time between two ticks" });
@@ -232,6 +264,13 @@ impl Trace {
         }
         if expected > TICKS_MAX {
             return Err(TraceError::TooLong { found: expected });
+        }
+        if zones.len() > ZONES_MAX {
+            return Err(TraceError::TooManyZones { found: zones.len() });
+        }
+        let span = u128::from(gap.0) * expected as u128;
+        if span > u128::from(SPAN_MAX.0) {
+            return Err(TraceError::TooLate { days: span / 86_400_000 });
         }
         for (index, zone) in zones.iter().enumerate() {
             let prices = if zone.prices.is_empty() { expected } else { zone.prices.len() };
@@ -321,7 +360,8 @@ fn micro_dollars(zone: &str, prices: &[f64]) -> Result<Vec<u64>, TraceError> {
     let mut checked = Vec::with_capacity(prices.len());
     for (tick, price) in prices.iter().enumerate() {
         // No instance costs a million dollars an hour; a larger number is a wrong unit.
-        if !price.is_finite() || *price <= 0.0 || *price > 1e6 {
+        // A price below half a micro-dollar would count as nothing.
+        if !price.is_finite() || *price < 5e-7 || *price > 1e6 {
             return Err(TraceError::Price { zone: zone.to_owned(), tick, price: price.to_string() });
         }
         #[expect(
@@ -387,6 +427,40 @@ mod tests {
         assert_eq!(read(ragged), "zone b has 2 values, the first zone has 1");
         let price = r#"{"gap_seconds":60,"zones":[{"zone":"a","data":[1],"prices":[-2]}]}"#;
         assert_eq!(read(price), "zone a has the price -2 at tick 0");
+    }
+
+    #[test]
+    fn more_of_anything_than_a_trace_has_is_refused_at_once() {
+        assert_eq!(
+            message("0,a,1\n18446744073709551615,a,1"),
+            "the trace lasts 427007964669 days, at most 3653 are replayed"
+        );
+        assert_eq!(
+            message(
+                "0,a,1\n31557600,a,1\n63115200,a,1\n94672800,a,1\n126230400,a,1\n157788000,a,1\n\
+                     189345600,a,1\n220903200,a,1\n252460800,a,1\n284018400,a,1\n315576000,a,1"
+            ),
+            "the trace lasts 4017 days, at most 3653 are replayed"
+        );
+        let many: String = (0..1_001).map(|zone| format!("0,{zone},1\n60,{zone},1\n")).collect();
+        assert_eq!(message(&many), "the trace has 1001 zones, at most 1000 are replayed");
+        let text = r#"{"gap_seconds":60,"zones":[{"zone":"a","data":[1],"prices":[1e-9]}]}"#;
+        let dir = tempfile::tempdir().expect("a directory for the test");
+        let path = dir.path().join("t.json");
+        std::fs::write(&path, text).expect("the test may write");
+        let error = Trace::read(&path).expect_err("the price is nothing").to_string();
+        assert_eq!(error, "zone a has the price 0.000000001 at tick 0");
+    }
+
+    /// Sparse: it takes no room on the disk.
+    #[test]
+    fn a_file_that_is_no_trace_does_not_fill_the_memory() {
+        let dir = tempfile::tempdir().expect("a directory for the test");
+        let path = dir.path().join("t.csv");
+        let file = std::fs::File::create(&path).expect("the test may write");
+        file.set_len(1 << 40).expect("a sparse file");
+        let error = Trace::read(&path).expect_err("it is no trace").to_string();
+        assert!(error.ends_with("t.csv is larger than 128 MiB, which is no trace"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What `lifeboat simulate` prints, writes and refuses.
 
 use lifeboat_core::time::Millis;
+use lifeboat_sim::model::Model;
 use lifeboat_sim::scenario::{Run, Scenario, Span};
 use lifeboat_sim::{html, report, simulate};
 
@@ -128,7 +129,7 @@ fn bad_scenarios_say_what_to_change() {
     assert_eq!(chain(Scenario { announced: 1.5, ..good.clone() }), "announced must be 0 to 1, it is 1.5");
     assert_eq!(
         chain(Scenario { spot_price_ratio: f64::NAN, ..good.clone() }),
-        "spot_price_ratio must be above 0 and at most 1, it is NaN"
+        "spot_price_ratio must be 0.001 to 1, it is NaN"
     );
     assert_eq!(chain(Scenario { trace: None, ..good.clone() }), "a scenario needs either a trace or a model");
     assert!(
@@ -142,6 +143,95 @@ fn bad_scenarios_say_what_to_change() {
     let missing = chain(Scenario { trace: Some("nowhere.csv".into()), ..good.clone() });
     assert!(missing.starts_with("the trace cannot be used: cannot read trace nowhere.csv: "), "{missing}");
     assert!(chain(Scenario { on_demand_price: Some(3.0), ..good }).contains("no prices"));
+}
+
+/// Each of these once hung, panicked, or gave figures that were none.
+#[test]
+fn numbers_beyond_all_reason_are_refused_at_once() {
+    let dir = tempfile::tempdir().expect("a directory for the test");
+    let good = scenario(&dir);
+    let refused = |scenario: Scenario| scenario.check().expect_err("the scenario is bad").to_string();
+    let far = Span(Millis(u64::MAX));
+    let error = refused(Scenario { seed: u64::MAX, ..good.clone() });
+    assert_eq!(error, "seed must be so small that all seeds have 64 bits, it is 18446744073709551615");
+    for (name, scenario) in [
+        ("notice", Scenario { notice: far, ..good.clone() }),
+        ("stop_timeout", Scenario { stop_timeout: far, ..good.clone() }),
+        ("spot_start", Scenario { spot_start: Some(far), ..good.clone() }),
+        ("on_demand_start", Scenario { on_demand_start: Some(far), ..good.clone() }),
+    ] {
+        let error = refused(scenario);
+        assert!(error.starts_with(&format!("{name} must be at most 1d")), "{error}");
+    }
+    let ratio = refused(Scenario { spot_price_ratio: 0.0004, ..good.clone() });
+    assert_eq!(ratio, "spot_price_ratio must be 0.001 to 1, it is 0.0004", "it would count as nothing");
+    let price = refused(Scenario { on_demand_price: Some(1e-9), ..good.clone() });
+    assert_eq!(price, "on_demand_price must be a price in dollars an hour, it is 0.000000001");
+    for name in ["shortfall:4294967295", "spothedge:5001", "fixed-base:5001"] {
+        let policies = vec![Run::of(name.to_owned())];
+        let error = refused(Scenario { policies, ..good.clone() });
+        assert_eq!(error, format!("a policy's number of tasks must be at most 5000, it is {name}"));
+    }
+    let modelled = |model: Model| refused(Scenario { trace: None, model: Some(model), ..good.clone() });
+    let most = u32::MAX;
+    for (name, model) in [
+        ("days", Model { days: most, ..Model::default() }),
+        ("days", Model { days: 0, ..Model::default() }),
+        ("zones", Model { zones: most, ..Model::default() }),
+        ("tasks", Model { tasks: most, ..Model::default() }),
+        ("shortages_per_10_weeks", Model { shortages_per_10_weeks: most, ..Model::default() }),
+        ("shortage_minutes_min", Model { shortage_minutes_min: 91, ..Model::default() }),
+        ("shortage_minutes_max", Model { shortage_minutes_max: most, ..Model::default() }),
+        ("interruptions_per_10_days", Model { interruptions_per_10_days: most, ..Model::default() }),
+    ] {
+        let error = modelled(model);
+        assert!(error.starts_with(&format!("model.{name} must be ")), "{error}");
+    }
+}
+
+/// The table has one line per name: two runs of one name were both shown with the mean of both.
+#[test]
+fn runs_that_could_not_be_told_apart_are_refused() {
+    let dir = tempfile::tempdir().expect("a directory for the test");
+    let mut scenario = scenario(&dir);
+    let twice = Run { stop_timeout: Some(Span(Millis::from_secs(30))), ..Run::of("switch".to_owned()) };
+    scenario.policies.push(twice.clone());
+    let error = scenario.check().expect_err("switch stands twice").to_string();
+    assert_eq!(error, "two policies are called \"switch\": leave one out, or give it a label");
+    scenario.policies.pop();
+    scenario.policies.push(Run { label: Some("switch, 30 s".to_owned()), ..twice });
+    let results = simulate::run(&scenario, false).expect("a good scenario");
+    assert_eq!(report::means(&results).len(), 4);
+}
+
+/// `--trace <(zcat trace.gz)`: it was read once per policy and seed, and empty from the second time on.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_trace_may_come_from_a_pipe() {
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    let text = r#"{"gap_seconds":60,"zones":[{"zone":"a","data":[4,4,2,2,4,4]}]}"#;
+    writer.write_all(text.as_bytes()).expect("it fits into the pipe");
+    drop(writer);
+    let trace = Some(format!("/proc/self/fd/{}", reader.as_raw_fd()).into());
+    let scenario = Scenario { trace, seeds: 3, ..Scenario::default() };
+    let results = simulate::run(&scenario, false).expect("a good trace");
+    assert_eq!(results.results.len(), 3 * scenario.policies.len());
+}
+
+#[test]
+fn the_report_does_not_draw_a_cost_that_it_does_not_know() {
+    let dir = tempfile::tempdir().expect("a directory for the test");
+    let path = dir.path().join("priced.json");
+    let text = r#"{"gap_seconds":600,"zones":[{"zone":"a","data":[4,4,0,4],"prices":[0.5,0.6,0.5,0.5]}]}"#;
+    std::fs::write(&path, text).expect("the test may write");
+    let recorded = Scenario { trace: Some(path), on_demand_price: Some(2.0), ..Scenario::default() };
+    let page = |scenario: &Scenario| html::page(&simulate::run(scenario, true).expect("a good scenario"));
+    assert!(page(&recorded).contains("Spot at the recorded prices, On-Demand at $2 an hour"));
+    assert!(!page(&recorded).contains("cost so far"));
+    let assumed = page(&Scenario { on_demand_price: None, ..recorded });
+    assert!(assumed.contains("Spot at 30 % of the On-Demand price") && assumed.contains("cost so far"));
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn the_same_seed_is_the_same_world_on_every_machine() {
 }
 
 /// Recorded on x86-64 Linux. They change with every change of behaviour; that is what they are for.
-const DIGESTS: [u64; 3] = [8068952403060019115, 8326517400357766731, 7985244491787145072];
+const DIGESTS: [u64; 3] = [10131371312121200421, 17925829214635949973, 14055440187312622159];
 
 /// The first promise that a world breaks once `plant` has changed it.
 fn caught(plant: impl Fn(&mut Config)) -> String {

@@ -2,6 +2,7 @@
 
 use lifeboat_core::failover::policy::{Policy, Shortfall, Switch};
 use lifeboat_core::failover::state::Rules;
+use lifeboat_core::failover::window::FACTS_MAX;
 use lifeboat_core::time::Millis;
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +111,14 @@ impl PolicyConfig {
         let floor_percent = self.floor_percent.unwrap_or(default.floor_percent);
         if !(1..=100).contains(&floor_percent) {
             return Err(invalid(&format!("{key}.floor_percent"), "must be from 1 to 100"));
+        }
+        for (name, given) in
+            [("capacity_errors", self.capacity_errors), ("interruptions", self.interruptions)]
+        {
+            if given.is_some_and(|count| count as usize > FACTS_MAX) {
+                let why = format!("the window keeps {FACTS_MAX} facts: more would never be counted");
+                return Err(invalid(&format!("{key}.{name}"), &why));
+            }
         }
         Ok(Switch {
             capacity_errors: self.capacity_errors.unwrap_or(default.capacity_errors).max(1),

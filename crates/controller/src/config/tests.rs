@@ -45,6 +45,8 @@ fn what_makes_no_sense_is_named_with_its_key() {
         ("[policy]\nprobes = 1", "policy.probes"),
         ("[policy]\nname = 'switch'\nprobes = 0", "policy.probes"),
         ("[policy]\nname = 'switch'\nfloor_percent = 0", "policy.floor_percent"),
+        ("[policy]\nname = 'switch'\ninterruptions = 65", "policy.interruptions"),
+        ("[policy]\nname = 'switch'\ncapacity_errors = 4294967295", "policy.capacity_errors"),
         ("[policy]\nwindow = '5'", "no duration"),
         ("[policy]\nlook_every = '5s'", "policy.look_every"),
         ("[policy]\nlook_every = '3m'", "policy.look_every"),

@@ -49,6 +49,7 @@ impl State {
         match instruction {
             Instruction::Shift { to, until } => {
                 next.asked = Some(Asked { to, until });
+                next.since = if next.is_paused { now } else { next.since };
                 next.is_paused = false;
                 next.reason = Reason::Asked { to };
             }

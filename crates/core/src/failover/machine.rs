@@ -41,6 +41,12 @@ const ORDER_VALID: Millis = Millis::from_secs(30);
 /// How often both services are looked at while a shift is under way; [`Rules::look_every`] while none is.
 const OBSERVE_BUSY: Millis = Millis::from_secs(10);
 
+/// How long after an order both services are looked at again.
+const ORDER_SETTLES: Millis = Millis::from_secs(2);
+
+/// An order that fails again and again is given at least this often.
+const ORDER_RETRY: Millis = Millis::from_secs(15);
+
 /// After this the answer to a load, look or commit is given up. Longer than any time-out of the shell's own.
 const ANSWER_MAX: Millis = Millis::from_secs(30);
 
@@ -188,6 +194,10 @@ pub struct Machine {
     doomed: BTreeMap<u64, Timestamp>,
     inbox: Vec<(Receipt, Vec<Event>)>,
     attempts: u32,
+    /// Orders that failed in a row.
+    refused: u32,
+    /// A commit of which nobody knows whether it was stored, and what was to be told with it.
+    unsure: Option<(Box<State>, Alert)>,
 }
 
 impl Machine {
@@ -209,6 +219,8 @@ impl Machine {
             doomed: BTreeMap::new(),
             inbox: Vec::new(),
             attempts: 0,
+            refused: 0,
+            unsure: None,
         }
     }
 
@@ -236,7 +248,17 @@ impl Machine {
             Input::Events { receipt, events } => self.receive(now, receipt, events, &mut effects),
             Input::Committed { generation } => self.committed(now, generation, &mut effects),
             Input::Conflicted => self.load(now, &mut effects),
-            Input::Ordered | Input::OrderFailed => self.look_again(now, Millis::from_secs(2)),
+            Input::Ordered => {
+                self.refused = 0;
+                self.look_again(now, ORDER_SETTLES);
+            }
+            Input::OrderFailed => {
+                self.look_again(
+                    now,
+                    self.backoff(ORDER_SETTLES + ORDER_SETTLES, ORDER_RETRY).wait(self.refused),
+                );
+                self.refused = self.refused.saturating_add(1);
+            }
             Input::Fenced => self.fenced(now, &mut effects),
         }
         self.look_if_due(now, &mut effects);
@@ -259,21 +281,43 @@ impl Machine {
         }
     }
 
+    const fn backoff(&self, first: Millis, longest: Millis) -> Backoff {
+        Backoff { first, longest, seed: self.seed }
+    }
+
+    /// An answer is no longer waited for. Whether a commit was stored shows when the state is loaded, and what it was
+    /// to tell a person waits until then.
+    fn give_up(&mut self) {
+        if let Waiting::Commit { next, alert: Some(alert), .. } = &self.waiting {
+            self.unsure = Some((next.clone(), *alert));
+        }
+    }
+
     fn load(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        self.give_up();
         self.waiting = Waiting::Load { since: now };
         effects.push(Effect::Load);
     }
 
     fn retry(&mut self, now: Timestamp) {
-        let backoff = Backoff { first: Millis(500), longest: Millis::from_secs(20), seed: self.seed };
-        self.waiting = Waiting::Retry { at: now + backoff.wait(self.attempts) };
+        self.give_up();
+        let wait = self.backoff(Millis(500), Millis::from_secs(20)).wait(self.attempts);
+        self.waiting = Waiting::Retry { at: now + wait };
         self.attempts = self.attempts.saturating_add(1);
     }
 
     fn loaded(&mut self, now: Timestamp, state: Option<Box<State>>, effects: &mut Vec<Effect>) {
         let Waiting::Load { .. } = self.waiting else { return };
         self.waiting = Waiting::Nothing;
+        if let Some((next, alert)) = self.unsure.take()
+            && state.as_ref() == Some(&next)
+        {
+            effects.push(Effect::Alert(alert));
+        }
         self.state = state;
+        if let Some(state) = &mut self.state {
+            state.heal(now);
+        }
         // What was seen before belongs to a decision that somebody else may have replaced.
         self.usable_from = now;
         self.loaded_at = now;
@@ -390,7 +434,8 @@ impl Machine {
             Target::FollowSpot => has.spot.max(has.on_demand),
         };
         let mut first = Box::new(State::new(now, target, has));
-        if self.target == Target::FollowSpot && has.on_demand > has.spot {
+        let is_theirs = self.target == Target::FollowSpot && !self.rules.policy.moves_spot();
+        if is_theirs && has.on_demand > has.spot {
             first.asked = Some(Asked { to: Capacity::Spot, until: Some(now) });
         }
         effects.push(Effect::Commit { state: first.clone(), expected: None, history: None });
@@ -527,7 +572,7 @@ impl Machine {
         if effects.len() > ordered {
             // Until the next look, what was seen is what was before the orders.
             self.usable_from = now;
-            self.observe_at = now + Millis::from_secs(2);
+            self.observe_at = now + ORDER_SETTLES;
         }
     }
 

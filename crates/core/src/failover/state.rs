@@ -11,7 +11,7 @@ use super::phase::Phase;
 use super::policy::Policy;
 use super::reason::Reason;
 use super::split::{Split, Wanted};
-use super::stability::{Outcome, Samples};
+use super::stability::{Outcome, SAMPLES_MAX, Samples};
 use super::view::{Counts, View};
 use super::window::Window;
 use crate::time::{Millis, Timestamp};
@@ -19,6 +19,13 @@ use crate::time::{Millis, Timestamp};
 /// Changes of phase within one look. The longest chain is On-Demand → shifting → Spot; a bound makes a rule
 /// that chases its own tail a bug that shows, not a loop that hangs.
 const MOVES_MAX: u32 = 4;
+
+/// Clocks of two controllers are less than this apart. What is stored from further ahead was written by one that was
+/// wrong: before the time of a machine was set, for example.
+const CLOCKS_APART: Millis = Millis::from_secs(60);
+
+/// Probes are looked at this often, at least ten times within the stable window of source B.
+const SAMPLE_EVERY: Millis = Millis::from_secs(45);
 
 /// What holds for a service whatever its policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +40,8 @@ pub struct Rules {
     pub degraded_max: Millis,
     /// On-Demand that was just raised stays at least this long: its first minute is billed in any case.
     pub hold: Millis,
-    /// Probes are looked at this often. More than 66 s apart would never give ten samples in ten minutes.
+    /// Probes are looked at this often. More than 66 s apart would never give ten samples in ten minutes; so little
+    /// apart that all that are kept do not span a longer stable window, Spot would never be returned to.
     pub sample_every: Millis,
     /// Both services are looked at this often while no shift is under way: an event that was lost costs at most this.
     pub look_every: Millis,
@@ -45,13 +53,14 @@ impl Rules {
     /// The rules of docs/failover.md with this policy.
     #[must_use]
     pub const fn new(policy: Policy) -> Self {
+        let widest = Millis(policy.stable().0.div_ceil(SAMPLES_MAX as u64 - 1));
         Self {
             policy,
             window: Millis::from_secs(300),
             shift_max: Millis::from_secs(600),
             degraded_max: Millis::from_secs(600),
             hold: Millis::from_secs(60),
-            sample_every: Millis::from_secs(45),
+            sample_every: if widest.0 > SAMPLE_EVERY.0 { widest } else { SAMPLE_EVERY },
             look_every: Millis::from_secs(30),
             names_stops: false,
         }
@@ -161,6 +170,21 @@ impl State {
         }
     }
 
+    /// Moves to `now` whatever is stored from further ahead than clocks are apart. It would hold time-outs, samples
+    /// and counts up until the clocks have got there: no error would count, and no phase end.
+    pub(super) fn heal(&mut self, now: Timestamp) {
+        let latest = now + CLOCKS_APART;
+        let times = [&mut self.since, &mut self.raised_at, &mut self.counted_from];
+        let told = [self.refused_at.as_mut(), self.steady_at.as_mut()].into_iter().flatten();
+        for at in times.into_iter().chain(told).filter(|at| **at > latest) {
+            *at = now;
+        }
+        self.window.heal(now, latest);
+        if self.samples.last().is_some_and(|at| at > latest) {
+            self.samples.clear();
+        }
+    }
+
     /// What a policy sees of this state and of the fleet.
     #[must_use]
     pub fn view(&self, rules: &Rules, now: Timestamp, seen: &Seen) -> View {
@@ -191,20 +215,19 @@ impl State {
             self.steady_at = Some(now);
             changed = true;
         }
+        let mut wanted = self.wanted(rules, now, seen);
         for _ in 0..MOVES_MAX {
-            let wanted = self.wanted(rules, now, seen);
-            let Some((phase, reason)) = self.next_phase(rules, now, seen, wanted) else {
-                // A split that changes with the phase changes for the reason that the phase did: what the policy says
-                // within the new phase, that a shift goes on, explains neither.
-                let moved_by = (self.phase != before.0).then_some(self.reason);
-                let reason = moved_by.unwrap_or(wanted.reason);
-                self.apply(rules, now, seen, Wanted { reason, ..wanted });
-                if self.phase == Phase::ShiftingToSpot && self.split.on_demand == 0 {
-                    self.enter(Phase::Spot, now, moved_by.unwrap_or(Reason::SpotComplete));
-                }
-                break;
-            };
+            let Some((phase, reason)) = self.next_phase(rules, now, seen, wanted) else { break };
             self.enter(phase, now, reason);
+            wanted = self.wanted(rules, now, seen);
+        }
+        // A split that changes with the phase changes for the reason that the phase did: what the policy says within
+        // the new phase, that a shift goes on, explains neither.
+        let moved_by = (self.phase != before.0).then_some(self.reason);
+        let reason = moved_by.unwrap_or(wanted.reason);
+        self.apply(rules, now, seen, Wanted { reason, ..wanted });
+        if self.phase == Phase::ShiftingToSpot && self.split.on_demand == 0 {
+            self.enter(Phase::Spot, now, moved_by.unwrap_or(Reason::SpotComplete));
         }
         changed |= before != (self.phase, self.split, self.target);
         if self.is_over(rules, now, seen) {
@@ -244,23 +267,20 @@ impl State {
             Phase::OnDemand if rules.policy.probes() => Some(now + rules.sample_every),
             Phase::Spot | Phase::OnDemand => None,
         };
-        let sample = self.sample_due(rules, now);
+        let sample = self.sample_due(rules);
         let held = self.raised_at + rules.hold;
         let held = (self.split.on_demand > 0 && held > now).then_some(held);
         let asked = self.asked.and_then(|asked| asked.until);
         [phase_ends, sample, held, asked].into_iter().flatten().filter(|at| *at > now).min()
     }
 
-    fn sample_due(&self, rules: &Rules, now: Timestamp) -> Option<Timestamp> {
+    fn sample_due(&self, rules: &Rules) -> Option<Timestamp> {
         let is_probing = self.phase == Phase::OnDemand && rules.policy.probes() && self.split.spot > 0;
-        is_probing.then(|| self.samples.last().unwrap_or(self.since) + rules.sample_every).map(|due| {
-            // A clock that was set back must not stop the samples.
-            due.min(now + rules.sample_every)
-        })
+        is_probing.then(|| self.samples.last().unwrap_or(self.since) + rules.sample_every)
     }
 
     fn sample(&mut self, rules: &Rules, now: Timestamp, seen: &Seen) -> bool {
-        if self.sample_due(rules, now).is_none_or(|due| due > now) {
+        if self.sample_due(rules).is_none_or(|due| due > now) {
             return false;
         }
         let last = self.samples.last().unwrap_or(self.since);
@@ -285,7 +305,8 @@ impl State {
     ) -> Option<(Phase, Reason)> {
         let asks = wanted.split.on_demand > 0;
         let share = rules.policy.shift_percent();
-        let enough = seen.on_demand.ready * 100 >= wanted.split.on_demand * share;
+        let enough =
+            u64::from(seen.on_demand.ready) * 100 >= u64::from(wanted.split.on_demand) * u64::from(share);
         let spent = now.since(self.since);
         let timed_out =
             Reason::OnDemandTimedOut { ready: seen.on_demand.ready, wanted: wanted.split.on_demand };
@@ -357,13 +378,15 @@ impl State {
         if !seen.is_fresh {
             return wanted.spot.max(self.split.spot);
         }
-        let floor = (seen.target * rules.policy.floor_percent()).div_ceil(100);
+        let floor = (u64::from(seen.target) * u64::from(rules.policy.floor_percent())).div_ceil(100);
         // ECS does not say which tasks it stops first: the ready ones may go before the starting ones.
         let stopped = current - wanted.spot;
-        let left = seen.spot.ready.saturating_sub(stopped) + seen.on_demand.ready;
+        let left = u64::from(seen.spot.ready.saturating_sub(stopped) + seen.on_demand.ready);
         let may_lower = match self.phase {
             Phase::OnDemand | Phase::Spot => left >= floor,
-            Phase::ShiftingToOnDemand | Phase::ShiftingToSpot | Phase::Degraded => left >= seen.target,
+            Phase::ShiftingToOnDemand | Phase::ShiftingToSpot | Phase::Degraded => {
+                left >= u64::from(seen.target)
+            }
         };
         if may_lower { wanted.spot } else { current }
     }

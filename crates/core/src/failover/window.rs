@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::view::WindowCounts;
 use crate::time::{Millis, Timestamp};
 
-/// Facts that a window keeps. The largest threshold is 5 interruptions, so that dropping the oldest of 64 never
-/// hides a trip, while 50 events a second on one service cannot make the stored state grow.
+/// Facts that a window keeps, and so the greatest threshold that can be reached: 50 events a second on one service
+/// must not make the stored state grow. The oldest that tells of a ready task is dropped first.
 pub const FACTS_MAX: usize = 64;
 
 /// A fact about one Spot task or one launch.
@@ -51,7 +51,9 @@ impl Window {
         }
         self.prune(now, span);
         if self.entries.len() >= FACTS_MAX {
-            self.entries.remove(0);
+            // Nothing trips on tasks that became ready, and a large service has many of them: they go first.
+            let ready = self.entries.iter().position(|known| known.fact == Fact::Ready);
+            self.entries.remove(ready.unwrap_or(0));
         }
         self.entries.push(entry);
         true
@@ -60,6 +62,13 @@ impl Window {
     /// Forgets what is older than `span`.
     pub fn prune(&mut self, now: Timestamp, span: Millis) {
         self.entries.retain(|entry| now.since(entry.at) <= span);
+    }
+
+    /// Facts from after `latest` happened `now`: the clock that they were noted by was wrong.
+    pub(super) fn heal(&mut self, now: Timestamp, latest: Timestamp) {
+        for entry in self.entries.iter_mut().filter(|entry| entry.at > latest) {
+            entry.at = now;
+        }
     }
 
     /// How often each fact happened within `span` before `now`, and after `from`.
@@ -138,6 +147,19 @@ mod tests {
         let counts = window.counts(at(2), SPAN, at(0));
         assert_eq!((counts.capacity_errors, counts.interruptions, counts.successes), (2, 1, 3));
         assert_eq!(counts.errors(), 3);
+    }
+
+    #[test]
+    fn tasks_that_become_ready_push_no_error_out() {
+        let mut window = Window::default();
+        assert!(window.note(at(0), SPAN, interrupted(0, 1)));
+        for key in 100..100 + 2 * FACTS_MAX as u64 {
+            assert!(window.note(at(1), SPAN, Entry { at: at(1), fact: Fact::Ready, key }));
+        }
+        assert!(window.note(at(2), SPAN, interrupted(2, 2)));
+        let counts = window.counts(at(3), SPAN, at(-1));
+        assert_eq!(counts.interruptions, 2, "a large service that starts hides what it loses");
+        assert_eq!((counts.successes, window.entries.len()), (62, FACTS_MAX));
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Zones {
         let placement = self.placement;
         let zone = &mut self.zones[zone];
         zone.record.pass(now, zone.alive > 0);
-        zone.asked -= asked;
+        zone.asked = zone.asked.saturating_sub(asked);
         zone.alive += accepted;
         if accepted > 0 {
             zone.is_live = true;
@@ -134,7 +134,8 @@ impl Zones {
         let placement = self.placement;
         let zone = &mut self.zones[zone];
         zone.record.pass(now, true);
-        zone.alive -= 1;
+        // A loss may be told twice, or before the answer that started the task.
+        zone.alive = zone.alive.saturating_sub(1);
         match placement {
             Placement::Spread { .. } => {}
             Placement::Hedge { .. } => zone.set_aside = true,
@@ -155,7 +156,7 @@ impl Zones {
     pub fn stopped(&mut self, now: Timestamp, zone: usize) {
         let zone = &mut self.zones[zone];
         zone.record.pass(now, true);
-        zone.alive -= 1;
+        zone.alive = zone.alive.saturating_sub(1);
     }
 
     /// The zone to take a surplus task from, of those in which one may be stopped: the one with the greatest risk.

@@ -27,7 +27,7 @@ impl StartTimes {
     #[must_use]
     pub fn stretched(p95: Millis) -> Self {
         let base = Self::MEASURED.quantiles;
-        Self { quantiles: base.map(|ms| ms * p95.0 / base[2]) }
+        Self { quantiles: base.map(|ms| ms.saturating_mul(p95.0) / base[2]) }
     }
 
     /// One start.

@@ -13,6 +13,7 @@ pub use switch::Switch;
 
 use super::split::Wanted;
 use super::view::View;
+use crate::time::Millis;
 
 /// How the split of a service is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +111,20 @@ impl Policy {
             | Self::FixedBase { .. }
             | Self::Fallback(_)
             | Self::SpotHedge(_) => false,
+        }
+    }
+
+    /// How long Spot must have been good before everything returns to it; no time where nothing waits for that.
+    #[must_use]
+    pub const fn stable(&self) -> Millis {
+        match self {
+            Self::Switch(switch) => switch.stable,
+            Self::Shortfall(_)
+            | Self::AllOnDemand
+            | Self::PureSpot
+            | Self::FixedBase { .. }
+            | Self::Fallback(_)
+            | Self::SpotHedge(_) => Millis::ZERO,
         }
     }
 

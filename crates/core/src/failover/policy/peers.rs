@@ -59,13 +59,13 @@ pub struct SpotHedge {
 impl SpotHedge {
     pub(super) fn wanted(self, view: &View) -> Wanted {
         let ready = if self.heeds_notices { view.spot.ready } else { view.spot.serving() };
-        let aim = if self.covers_spares { view.target + self.spares } else { view.target };
+        let aim = if self.covers_spares { view.target.saturating_add(self.spares) } else { view.target };
         let missing = aim.saturating_sub(ready).min(view.target);
         let reason = if missing == 0 {
             Reason::SpotComplete
         } else {
             Reason::SpotShort { ready, cover: 0, target: view.target }
         };
-        Wanted::new(view.target + self.spares, missing, reason)
+        Wanted::new(view.target.saturating_add(self.spares), missing, reason)
     }
 }

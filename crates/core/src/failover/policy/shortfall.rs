@@ -23,6 +23,6 @@ impl Shortfall {
         } else {
             Reason::SpotShort { ready: view.spot.ready, cover: view.cover, target: view.target }
         };
-        Wanted::new(view.target + self.spares, missing, reason)
+        Wanted::new(view.target.saturating_add(self.spares), missing, reason)
     }
 }

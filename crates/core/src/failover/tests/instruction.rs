@@ -234,3 +234,16 @@ fn a_fleet_that_is_met_while_spot_runs_most_of_it_has_the_size_that_spot_is_told
     rig.pass(120);
     assert_eq!(rig.runs(), (Phase::Spot, 10, 0));
 }
+
+#[test]
+fn a_shift_that_ends_a_pause_does_not_count_the_pause() {
+    let mut paused = State::new(START, 10, Split { spot: 10, on_demand: 2 });
+    paused.phase = Phase::ShiftingToOnDemand;
+    let paused = paused.instructed(START, Instruction::Pause);
+    let later = START + Millis::from_secs(3_600);
+    let to = Capacity::OnDemand;
+    let shifted = paused.instructed(later, Instruction::Shift { to, until: None });
+    assert_eq!((shifted.is_paused, shifted.since), (false, later), "nobody told that it was late");
+    let again = shifted.instructed(later + Millis(1), Instruction::Shift { to, until: None });
+    assert_eq!(again.since, later, "one that ends no pause leaves the time as it is");
+}

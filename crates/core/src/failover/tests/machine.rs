@@ -420,3 +420,61 @@ fn the_autoscalers_count_is_theirs_until_spot_is_lowered() {
     let (target, _) = follow(Phase::ShiftingToOnDemand, split(1, 10), 1);
     assert_eq!(target, 10);
 }
+
+#[test]
+fn an_alert_whose_commit_is_in_doubt_waits_until_the_state_is_seen() {
+    let mut machine = calm(Target::Fixed(10));
+    let turn = machine.step(after(1_000), warned(1, after(900), 3));
+    let Some(Effect::Commit { state, .. }) = turn.effects.first() else {
+        panic!("expected a commit: {turn:?}")
+    };
+    let stored = state.clone();
+    let wake = machine.step(after(1_100), Input::CommitFailed).wake_at;
+    assert_eq!(kinds(&machine.step(wake, Input::Woke)), ["load"]);
+    let mut other = machine.clone();
+    let told = kinds(&machine.step(wake + Millis(10), Input::Loaded(Some(stored.clone()))));
+    assert_eq!(told.first(), Some(&"alert"), "it was stored: {told:?}");
+    // The state of somebody else, who tells of it.
+    let theirs = Box::new(State { generation: stored.generation + 1, ..*stored });
+    let told = kinds(&other.step(wake + Millis(10), Input::Loaded(Some(theirs))));
+    assert!(!told.contains(&"alert"), "{told:?}");
+}
+
+#[test]
+fn an_order_that_fails_again_and_again_is_given_less_and_less_often() {
+    let mut machine = calm(Target::Fixed(10));
+    machine.step(after(1_000), warned(1, after(900), 3));
+    let mut now = after(1_100);
+    assert_eq!(order(&machine.step(now, Input::Committed { generation: 8 })).count, 1);
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        let failed_at = now;
+        let mut turn = machine.step(now, Input::OrderFailed);
+        while !kinds(&turn).contains(&"observe") {
+            now = turn.wake_at;
+            turn = machine.step(now, Input::Woke);
+        }
+        waits.push(now.since(failed_at).0);
+        assert_eq!(order(&machine.step(now, look(now, 10, 0))).count, 1, "it is given again");
+    }
+    assert!(waits[0] <= 4_000, "{waits:?}");
+    assert!(waits[4..].iter().all(|wait| (7_500..=15_000).contains(wait)), "{waits:?}");
+    let settled = machine.step(now, Input::Ordered).wake_at;
+    assert_eq!(settled.since(now), Millis::from_secs(2), "one that succeeds is looked at soon");
+    assert_eq!(machine.step(now, Input::OrderFailed).wake_at.since(now).0 / 4_001, 0, "and ends the row");
+}
+
+/// Its state was lost: a probe is all that the Spot service has.
+#[test]
+fn a_service_that_is_adopted_in_the_middle_of_a_failover_keeps_what_runs() {
+    let mut machine = Machine::new(Rules::new(Policy::Switch(Switch::default())), Target::FollowSpot, 1);
+    machine.step(START, Input::Woke);
+    machine.step(START, Input::Loaded(None));
+    let (spot, on_demand) = (service(1, 1, 1), service(10, 10, 101));
+    let observation = Observation { at: after(1), spot, on_demand, is_deploying: false };
+    let turn = machine.step(after(1), Input::Observed(observation));
+    let Some(Effect::Commit { state, .. }) = turn.effects.first() else {
+        panic!("expected a commit: {turn:?}")
+    };
+    assert_eq!((state.target, state.phase), (10, Phase::OnDemand));
+}

@@ -7,6 +7,7 @@ use crate::failover::phase::Phase;
 use crate::failover::policy::{Fallback, Policy, Shortfall, SpotHedge, Switch};
 use crate::failover::reason::Reason;
 use crate::failover::split::Split;
+use crate::failover::stability::Outcome;
 use crate::failover::state::{Rules, Seen, State};
 use crate::failover::view::Counts;
 use crate::failover::window::{Entry, Fact};
@@ -455,4 +456,76 @@ fn a_shift_that_is_complete_says_so_where_what_began_it_has_left_the_window() {
         assert_eq!(entry.reason, Reason::OnDemandReady { ready: 6, wanted: 10 });
         assert_eq!(entry.reason.to_string(), "6 of 10 on-demand tasks are ready");
     }
+}
+
+/// Both time-outs are over at once, and the phases chase each other: what is missing is asked for all the same.
+#[test]
+fn phases_that_chase_each_other_hold_no_capacity_back() {
+    let rules = Rules { shift_max: Millis::ZERO, degraded_max: Millis::ZERO, ..Rules::new(SHORTFALL) };
+    let mut state = state(Phase::Spot, 10, 0);
+    assert!(state.advance(&rules, after(0), &seen((0, 8, 2), (0, 0))));
+    assert_eq!((state.split.spot, state.split.on_demand), (10, 2));
+}
+
+/// The samples that are kept spanned ten and a half minutes, whatever was asked for.
+#[test]
+fn a_long_stable_window_is_waited_for_and_then_over() {
+    let stable = Millis::from_secs(3_600);
+    let rules = Rules::new(Policy::Switch(Switch { stable, ..Switch::default() }));
+    let mut state = state(Phase::OnDemand, 1, 10);
+    let returned = (0..500).map(|look| look * 10).find(|at| {
+        state.advance(&rules, after(*at), &seen((0, 1, 0), (0, 10)));
+        state.phase == Phase::ShiftingToSpot
+    });
+    let returned = returned.expect("Spot has been good all along");
+    assert!((3_600..4_200).contains(&returned), "{returned}");
+    assert_eq!(Rules::new(switch()).sample_every, Millis::from_secs(45), "source B's ten minutes");
+}
+
+#[test]
+fn no_count_of_tasks_is_too_large_to_decide_on() {
+    let most = u32::MAX;
+    let spared = Policy::Shortfall(Shortfall { spares: most });
+    let hedge = SpotHedge { spares: most, covers_spares: true, heeds_notices: true };
+    for policy in [spared, switch(), Policy::SpotHedge(hedge)] {
+        let mut large = seen((0, most / 2, 0), (0, most / 4));
+        large.target = most;
+        let (phase, _, on_demand) = look(policy, state(Phase::OnDemand, most, most / 2), 5, &large);
+        // More than 42 million tasks, times a hundred, are more than 32 bits.
+        assert_ne!(phase, Phase::OnDemand, "{policy:?}: {on_demand} are not ready");
+        assert!(on_demand >= most / 2, "{policy:?} asks for {on_demand}");
+    }
+}
+
+#[test]
+fn what_a_wrong_clock_stored_is_taken_for_now() {
+    let year = 366 * 86_400;
+    let mut healed = state(Phase::OnDemand, 1, 10);
+    let mut early = healed.clone();
+    for state in [&mut healed, &mut early] {
+        let at = after(year);
+        state.since = at;
+        state.counted_from = at;
+        state.raised_at = at;
+        state.refused_at = Some(at);
+        state.window.note(at, Millis::from_secs(300), Entry { at, fact: Fact::Refused, key: 1 });
+        state.samples.take(at, Outcome::Good);
+    }
+    healed.heal(after(10));
+    assert_eq!((healed.since, healed.counted_from, healed.raised_at), (after(10), after(10), after(10)));
+    assert_eq!((healed.refused_at, healed.samples.last()), (Some(after(10)), None));
+    let rules = Rules::new(switch());
+    let returns = |state: &mut State| {
+        (0..200).any(|look| {
+            state.advance(&rules, after(10 + look * 10), &seen((0, 1, 0), (0, 10)));
+            state.phase == Phase::ShiftingToSpot
+        })
+    };
+    assert!(returns(&mut healed), "in half an hour, not in a year");
+    assert!(!returns(&mut early), "what it is mended for");
+    // Clocks that agree as well as clocks do are left alone.
+    let mut near = state(Phase::Spot, 10, 0);
+    near.since = after(60);
+    near.heal(after(0));
+    assert_eq!(near.since, after(60));
 }

@@ -250,3 +250,15 @@ fn hedge_leaves_preempted_zones_alone_until_fewer_than_two_others_remain() {
     // Zones 0 and 1 are set aside, one remains: all count again, but one that refused waits its 30 s.
     assert_eq!(plan(&mut zones, 101, 3), [(0, 3)]);
 }
+
+#[test]
+fn a_loss_that_is_told_twice_or_too_early_leaves_the_zone_empty() {
+    let mut zones = two_live();
+    for _ in 0..6 {
+        zones.lost(after(150), 1, after(150));
+    }
+    zones.stopped(after(150), 1);
+    zones.answered(after(151), 1, 7, 0);
+    assert_eq!(zones.asked(), 0);
+    assert_eq!(zones.surplus(after(152), |zone| zone == 1), None);
+}
