@@ -44,6 +44,11 @@ impl Deadline {
         Self { receiver: self.receiver.clone(), early: self.early + by }
     }
 
+    /// Waits until it has come, as it stands by then; for ever if there is none.
+    pub async fn passed(&self) {
+        self.reached(|moment| moment).await;
+    }
+
     /// Waits until `reserve(deadline)` has come for the tightest deadline seen; for ever if there is none.
     pub(crate) async fn reached(&self, reserve: impl Fn(Instant) -> Instant) {
         let (mut receiver, early) = (self.receiver.clone(), self.early);

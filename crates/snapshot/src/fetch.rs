@@ -234,13 +234,11 @@ fn cut_up(
 
 /// The parts of a run that lies nowhere: zeros, or nothing.
 fn zeros(manifest: &Manifest, run: &Run) -> Result<Vec<(Part, Bytes)>, StoreError> {
-    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    // One for all: a thousand files of zeros are one run.
+    let longest = run.parts.iter().map(|part| part.length).max().unwrap_or(0);
+    let zeros = Bytes::from(vec![0; as_usize(longest)]);
     let one = |part: &Part| {
-        let bytes = if part.length <= as_u64(ZEROS.len()) {
-            Bytes::from_static(&ZEROS[..as_usize(part.length)])
-        } else {
-            Bytes::from(vec![0; as_usize(part.length)])
-        };
+        let bytes = zeros.slice(..as_usize(part.length));
         if is_right(manifest, part, &bytes) {
             Ok((*part, bytes))
         } else {
@@ -301,5 +299,21 @@ mod tests {
         assert_eq!(large_runs(&packed, 0)[0].weight(&packed), 21 * MIB);
         let damaged = manifest(18, Some(u64::MAX));
         assert_eq!(large_runs(&damaged, 0)[0].weight(&damaged), WEIGHT_MAX);
+    }
+
+    #[test]
+    fn many_files_of_zeros_take_the_memory_of_one() {
+        let mut manifest = manifest(18, None);
+        let size = 3 * MIB;
+        let zeros = vec![0; as_usize(size)];
+        let extents = vec![Extent { object: None, offset: 0, length: size }];
+        let kind = EntryKind::File { size, digest: Digest::of(&zeros), extents, blocks: None, same_as: None };
+        let first = Entry { kind, ..manifest.entries[0].clone() };
+        manifest.entries = vec![first; 4];
+        let runs = small_runs(&manifest, &[0, 1, 2, 3]);
+        assert_eq!(runs.len(), 1);
+        let parts = super::zeros(&manifest, &runs[0]).expect("zeros");
+        assert!(parts.iter().all(|(_, bytes)| bytes.len() == zeros.len()));
+        assert!(parts.iter().all(|(_, bytes)| bytes.as_ptr() == parts[0].1.as_ptr()));
     }
 }

@@ -8,14 +8,14 @@
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::StreamExt;
 use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use serde::{Deserialize, Serialize};
 
 use crate::extra::StoredObject;
 use crate::id::{Digest, Nonce};
 use crate::manifest::ManifestRef;
-use crate::store::{Retry, StoreError};
+use crate::store::{self, Retry, StoreError};
 use crate::workload::Workload;
 
 /// The version of the record format that this build writes and reads.
@@ -29,6 +29,9 @@ const RECORDS_MAX: usize = 1_000_000;
 
 /// So many records are read at once: with a store that is far away each takes its round trip.
 const READS_AT_ONCE: usize = 8;
+
+/// So often the head may be pruned away between being listed and being read: each time others have written on.
+const LOOKS_MAX: u32 = 8;
 
 /// Who wrote a record, for people to read; nothing is decided by it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,10 +156,16 @@ pub enum AppendError {
 /// # Errors
 /// [`StoreError`]; `Corrupt` for a record that is not readable.
 pub async fn head(workload: &Workload) -> Result<Option<Head>, StoreError> {
-    match list_from(workload, 0).await?.last() {
-        // Nobody deletes the head: a prune that runs meanwhile deletes below it only.
-        Some(seq) => read(workload, *seq).await.map(Some),
-        None => Ok(None),
+    let mut looks = 0;
+    // Ends after `LOOKS_MAX`.
+    loop {
+        looks += 1;
+        let Some(seq) = list_from(workload, 0).await?.pop() else { return Ok(None) };
+        match read(workload, seq).await {
+            // It was the head when it was listed; others have come since, and a prune.
+            Err(StoreError::NotFound { .. }) if looks < LOOKS_MAX => {}
+            found => return found.map(Some),
+        }
     }
 }
 
@@ -170,6 +179,20 @@ pub async fn records(workload: &Workload) -> Result<Vec<Record>, StoreError> {
 
 /// As [`records`], with the hashes.
 pub(crate) async fn chain(workload: &Workload) -> Result<Vec<Head>, StoreError> {
+    let mut looks = 0;
+    // Ends after `LOOKS_MAX`.
+    loop {
+        looks += 1;
+        match chain_as_listed(workload).await {
+            // As in `head`.
+            Err(StoreError::NotFound { .. }) if looks < LOOKS_MAX => {}
+            chain => return chain,
+        }
+    }
+}
+
+/// One look at the journal; `NotFound` when what was the head has been pruned meanwhile.
+async fn chain_as_listed(workload: &Workload) -> Result<Vec<Head>, StoreError> {
     let numbers = list_from(workload, 0).await?;
     let mut chain: Vec<Head> = Vec::new();
     let reading = |seq: u64| async move { (seq, read(workload, seq).await) };
@@ -203,15 +226,9 @@ pub(crate) fn key(seq: u64) -> String {
 pub(crate) async fn list_from(workload: &Workload, above: u64) -> Result<Vec<u64>, StoreError> {
     let folder = workload.locate("journal");
     let offset = workload.locate(&key(above));
-    let retry = Retry::small();
-    let store = workload.store();
-    let locations: Vec<_> = retry
-        .run("list", &folder, || async {
-            let listed = store.list_with_offset(Some(&folder), &offset);
-            listed.map_ok(|object| object.location).try_collect().await
-        })
-        .await?;
-    let mut numbers: Vec<u64> = locations.iter().filter_map(|location| seq_of(workload, location)).collect();
+    let listed = store::list(workload.store(), &folder, Some(&offset)).await?;
+    let mut numbers: Vec<u64> =
+        listed.iter().filter_map(|object| seq_of(workload, &object.location)).collect();
     if numbers.len() > RECORDS_MAX {
         return Err(StoreError::corrupt(&folder, format!("more than {RECORDS_MAX} records")));
     }

@@ -26,6 +26,7 @@ pub(crate) use encode::{encode, encode_delta};
 
 use crate::blocks::Blocks;
 use crate::claim::ClaimId;
+use crate::deadline::Deadline;
 use crate::id::{Digest, Nonce};
 use crate::path::EntryPath;
 use crate::store::{Retry, StoreError};
@@ -387,7 +388,7 @@ pub(crate) async fn fetch(workload: &Workload, manifest: &ManifestRef) -> Result
         return Err(StoreError::corrupt(&location, what));
     }
     let failed = |source| StoreError::new("read", &location, source);
-    Retry::small()
+    Retry::manifest_until(&Deadline::none())
         .run_checked("read", &location, || async {
             let got = workload.store().get(&location).await.map_err(failed)?;
             if got.meta.size != manifest.size {

@@ -16,7 +16,7 @@ use crate::journal::{self, Event, Head, RecoveryPoint};
 use crate::manifest::{self, ReadManifestError, read_manifest};
 use crate::plain;
 use crate::readers;
-use crate::store::{Retry, StoreError};
+use crate::store::{self, Retry, StoreError};
 use crate::workload::Workload;
 
 /// So many objects are deleted at once.
@@ -83,6 +83,14 @@ pub async fn prune(workload: &Workload, plan: &PrunePlan) -> Result<Pruned, Prun
         needed.insert(point.manifest.key.clone());
         needed.extend(manifest.needs().map(str::to_owned));
     }
+    // A holder whose last commit went unanswered still builds on the point before it, of whatever claim that is.
+    let is_held = matches!(head.record.event, Event::Claimed { .. } | Event::Committed);
+    if let Some(before) = forgotten.first().filter(|_| is_held && plan.holder.is_none())
+        && let Ok(manifest) = read_manifest(workload, &before.manifest).await
+    {
+        needed.insert(before.manifest.key.clone());
+        needed.extend(manifest.needs().map(str::to_owned));
+    }
     let marks = readers::list(workload).await?;
     let oldest_kept = oldest_kept(head, &kept);
     needed.extend(extras(chain.iter().filter(|link| link.record.seq >= oldest_kept)));
@@ -94,6 +102,7 @@ pub async fn prune(workload: &Workload, plan: &PrunePlan) -> Result<Pruned, Prun
         in_chain: chain.iter().map(|link| link.record.seq).collect(),
         needed,
         holder: plan.holder,
+        spares_data: false,
     };
     let mut listed = Vec::new();
     for folder in ["journal", "heartbeats", "manifests", "extras", "data", plain::FOLDER] {
@@ -108,9 +117,13 @@ pub async fn prune(workload: &Workload, plan: &PrunePlan) -> Result<Pruned, Prun
             let key = workload.relative(&mark.location).unwrap_or_default();
             doomed.insert((Order::Mark, key.to_owned()), mark.size);
         } else if let Some(manifest) = readers::read(workload, mark).await? {
-            // Should it be damaged, there is nothing to spare for its reader.
-            if let Ok(read) = read_manifest(workload, &manifest).await {
-                rules.needed.extend(read.needs().map(str::to_owned));
+            match read_manifest(workload, &manifest).await {
+                Ok(read) => rules.needed.extend(read.needs().map(str::to_owned)),
+                // Perhaps an earlier prune deleted it after its reader had got it.
+                Err(error) => {
+                    tracing::info!(%error, "nobody knows what a reader reads: data goes with a later prune");
+                    rules.spares_data = true;
+                }
             }
             rules.needed.insert(manifest.key);
         }
@@ -121,9 +134,9 @@ pub async fn prune(workload: &Workload, plan: &PrunePlan) -> Result<Pruned, Prun
             doomed.insert((order, key.to_owned()), object.size);
         }
     }
-    let objects: Vec<(String, u64)> = doomed.into_iter().map(|((_, key), size)| (key, size)).collect();
-    if !plan.is_dry_run {
-        delete(workload, &objects, &marks).await?;
+    let mut objects: Vec<(String, u64)> = doomed.into_iter().map(|((_, key), size)| (key, size)).collect();
+    if !plan.is_dry_run && !delete(workload, &objects, &marks).await? {
+        objects.retain(|(key, _)| is_record(key) || is_manifest(key));
     }
     let bytes = objects.iter().map(|(_, size)| size).sum();
     Ok(Pruned { kept, forgotten, objects, bytes })
@@ -166,6 +179,8 @@ struct Rules {
     in_chain: HashSet<u64>,
     needed: HashSet<String>,
     holder: Option<ClaimId>,
+    /// Somebody reads, and what that needs is not known.
+    spares_data: bool,
 }
 
 impl Rules {
@@ -198,45 +213,53 @@ impl Rules {
     /// Whether an object of claim `owner` goes.
     fn judge_owned(&self, owner: ClaimId, key: &str) -> bool {
         let is_of_holder = self.holder == Some(owner) && owner.seq == self.claim;
-        !self.needed.contains(key) && (owner.seq < self.claim || is_of_holder)
+        !self.spares_data && !self.needed.contains(key) && (owner.seq < self.claim || is_of_holder)
     }
 }
 
 /// Everything below one folder of the workload.
 async fn list(workload: &Workload, folder: &str) -> Result<Vec<ObjectMeta>, StoreError> {
-    let location = workload.locate(folder);
-    Retry::small()
-        .run("list", &location, || async { workload.store().list(Some(&location)).try_collect().await })
-        .await
+    store::list(workload.store(), &workload.locate(folder), None).await
+}
+
+fn is_record(key: &str) -> bool {
+    key.starts_with("journal/")
+}
+
+fn is_manifest(key: &str) -> bool {
+    key.starts_with("manifests/")
 }
 
 /// Deletes records one by one, lowest first, so that the chain never has a gap, and the rest several at a time.
+/// `false`: only records and manifests, because somebody has begun to read.
 async fn delete(
     workload: &Workload,
     objects: &[(String, u64)],
     marks: &[ObjectMeta],
-) -> Result<(), StoreError> {
-    let is_record = |key: &str| key.starts_with("journal/");
+) -> Result<bool, StoreError> {
     for (key, _) in objects.iter().filter(|(key, _)| is_record(key)) {
         delete_one(workload, key).await?;
     }
-    for is_manifest in [true, false] {
-        if !is_manifest {
-            let known: HashSet<_> = marks.iter().map(|mark| &mark.location).collect();
-            let now = readers::list(workload).await?;
-            if now.iter().any(|mark| !known.contains(&mark.location)) {
-                tracing::info!(
-                    "somebody has begun to read: the data that is no longer needed goes with the next prune"
-                );
-                return Ok(());
-            }
-        }
-        let phase =
-            objects.iter().filter(|(key, _)| !is_record(key) && key.starts_with("manifests/") == is_manifest);
-        let deletions = phase.map(|(key, _)| delete_one(workload, key)).collect::<Vec<_>>();
-        futures_util::stream::iter(deletions).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
+    delete_all(workload, objects.iter().filter(|(key, _)| is_manifest(key))).await?;
+    let known: HashSet<_> = marks.iter().map(|mark| &mark.location).collect();
+    let now = readers::list(workload).await?;
+    if now.iter().any(|mark| !known.contains(&mark.location)) {
+        tracing::info!(
+            "somebody has begun to read: the data that is no longer needed goes with a later prune"
+        );
+        return Ok(false);
     }
-    Ok(())
+    delete_all(workload, objects.iter().filter(|(key, _)| !is_record(key) && !is_manifest(key))).await?;
+    Ok(true)
+}
+
+/// Deletes several objects at a time.
+async fn delete_all(
+    workload: &Workload,
+    objects: impl Iterator<Item = &(String, u64)>,
+) -> Result<(), StoreError> {
+    let deletions = objects.map(|(key, _)| delete_one(workload, key)).collect::<Vec<_>>();
+    futures_util::stream::iter(deletions).buffer_unordered(CONCURRENCY).try_collect().await
 }
 
 /// Deletes one object; one that is gone already is as good.

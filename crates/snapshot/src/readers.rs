@@ -4,15 +4,15 @@
 //! again before it deletes data: a reader that got its manifest had left its mark before the second look. A mark
 //! whose reader died is told by its age, on the store's own clock: no two machines' clocks are compared.
 
+use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStoreExt, PutPayload};
 
 use crate::id::Nonce;
 use crate::manifest::ManifestRef;
-use crate::store::{Retry, StoreError};
+use crate::store::{self, Retry, StoreError};
 use crate::workload::Workload;
 
 /// Where marks lie, relative to the workload.
@@ -32,14 +32,14 @@ const MARK_BYTES_MAX: u64 = 64 * 1024;
 
 /// A mark that is there.
 #[derive(Debug)]
-pub(crate) struct Mark {
+struct Mark {
     workload: Workload,
     key: String,
     bytes: Bytes,
 }
 
 /// Leaves a mark for a recovery point. `None` where this reader may only read: then nothing protects it.
-pub(crate) async fn mark(workload: &Workload, manifest: &ManifestRef) -> Result<Option<Mark>, StoreError> {
+async fn mark(workload: &Workload, manifest: &ManifestRef) -> Result<Option<Mark>, StoreError> {
     let key = format!("{FOLDER}/{}", Nonce::random());
     let location = workload.locate(&key);
     let bytes = serde_json::to_vec(manifest)
@@ -55,6 +55,22 @@ pub(crate) async fn mark(workload: &Workload, manifest: &ManifestRef) -> Result<
     }
 }
 
+/// Reads what `manifest` names, by `reading`, while a mark keeps it from being pruned.
+pub(crate) async fn reading<T, E: From<StoreError>>(
+    workload: &Workload,
+    manifest: &ManifestRef,
+    reading: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    // Before the manifest is fetched: whoever prunes meanwhile spares what it names.
+    let Some(mark) = mark(workload, manifest).await? else { return reading.await };
+    let read = tokio::select! {
+        read = reading => read,
+        never = mark.keep() => match never {},
+    };
+    mark.remove().await;
+    read
+}
+
 impl Mark {
     async fn renew(&self) -> Result<(), StoreError> {
         let location = self.workload.locate(&self.key);
@@ -64,7 +80,7 @@ impl Mark {
     }
 
     /// Renews the mark for as long as this is polled.
-    pub(crate) async fn keep(&self) -> std::convert::Infallible {
+    async fn keep(&self) -> std::convert::Infallible {
         // Ends by being dropped.
         loop {
             tokio::time::sleep(RENEWAL).await;
@@ -75,7 +91,7 @@ impl Mark {
     }
 
     /// Takes the mark away.
-    pub(crate) async fn remove(self) {
+    async fn remove(self) {
         let location = self.workload.locate(&self.key);
         // It is no harm if it stays: a store that hangs is not waited for.
         let deleting = self.workload.store().delete(&location);
@@ -89,10 +105,7 @@ impl Mark {
 
 /// The marks that are there.
 pub(crate) async fn list(workload: &Workload) -> Result<Vec<ObjectMeta>, StoreError> {
-    let location = workload.locate(FOLDER);
-    Retry::small()
-        .run("list", &location, || async { workload.store().list(Some(&location)).try_collect().await })
-        .await
+    store::list(workload.store(), &workload.locate(FOLDER), None).await
 }
 
 /// What a mark's reader reads; `None` when the mark is gone or is none.

@@ -127,20 +127,8 @@ pub async fn restore(
     manifest: &ManifestRef,
     options: &RestoreOptions,
 ) -> Result<Restored, RestoreError> {
-    // Before the manifest is fetched: whoever prunes meanwhile spares what it names.
-    let mark = readers::mark(workload, manifest).await?;
     let restoring = Box::pin(restore_marked(workload, manifest, options));
-    match mark {
-        None => restoring.await,
-        Some(mark) => {
-            let restored = tokio::select! {
-                restored = restoring => restored,
-                never = mark.keep() => match never {},
-            };
-            mark.remove().await;
-            restored
-        }
-    }
+    readers::reading(workload, manifest, restoring).await
 }
 
 async fn restore_marked(

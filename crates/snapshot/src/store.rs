@@ -15,12 +15,13 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use lifeboat_core::backoff::Backoff;
 use lifeboat_core::time::Millis;
-use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore};
 
 use crate::deadline::Deadline;
 use crate::id::Nonce;
@@ -244,6 +245,13 @@ const SMALL_ATTEMPT: Duration = Duration::from_secs(10);
 /// given up while three quarters of a notice are left.
 const LARGE_ATTEMPT: Duration = Duration::from_secs(30);
 
+/// Where a slow link may be why an attempt ran out of time, the next gets twice as long, up to this: 8 MiB then need
+/// no more than 280 kbit/s.
+const LONGEST_ATTEMPT: Duration = Duration::from_secs(240);
+
+/// Without a deadline so many of these may run out of time.
+const TIMEOUTS_MAX: u32 = 4;
+
 /// Without a deadline an operation is tried this often: about ten seconds of waiting in all.
 const ATTEMPTS_MAX: u32 = 8;
 
@@ -267,6 +275,8 @@ const LONGEST_WAIT: Millis = Millis(5_000);
 #[derive(Clone, Debug)]
 pub(crate) struct Retry {
     attempt: Duration,
+    /// An attempt after one that ran out of time gets twice as long, up to this.
+    longest_attempt: Duration,
     attempts_max: u32,
     deadline: Deadline,
     backoff: Backoff,
@@ -283,9 +293,14 @@ impl Retry {
         Self::new(SMALL_ATTEMPT, deadline.clone())
     }
 
+    /// For manifests, which are mostly small, until `deadline` (the caller stops waiting then).
+    pub(crate) fn manifest_until(deadline: &Deadline) -> Self {
+        Self { longest_attempt: LONGEST_ATTEMPT, ..Self::new(SMALL_ATTEMPT, deadline.clone()) }
+    }
+
     /// For packs and parts, until `deadline` (the caller stops waiting then).
     pub(crate) fn large_until(deadline: &Deadline) -> Self {
-        Self::new(LARGE_ATTEMPT, deadline.clone())
+        Self { longest_attempt: LONGEST_ATTEMPT, ..Self::new(LARGE_ATTEMPT, deadline.clone()) }
     }
 
     /// For operations of many requests that bound each of them, until `deadline`.
@@ -295,7 +310,7 @@ impl Retry {
 
     fn new(attempt: Duration, deadline: Deadline) -> Self {
         let backoff = Backoff { first: FIRST_WAIT, longest: LONGEST_WAIT, seed: Nonce::random().seed() };
-        Self { attempt, attempts_max: ATTEMPTS_MAX, deadline, backoff }
+        Self { attempt, longest_attempt: attempt, attempts_max: ATTEMPTS_MAX, deadline, backoff }
     }
 
     /// Runs `attempt` until it succeeds or fails for good, with back-off and jitter between.
@@ -327,20 +342,23 @@ impl Retry {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, StoreError>>,
     {
-        let mut failures = 0;
+        let (mut failures, mut timeouts) = (0, 0);
+        let mut time = self.attempt;
         // Bounded by `attempts_max` without and by `ATTEMPTS_BEFORE_DEADLINE_MAX` with a deadline.
         loop {
-            let error = match tokio::time::timeout(self.attempt, attempt()).await {
+            let error = match tokio::time::timeout(time, attempt()).await {
                 Ok(Ok(done)) => return Ok(done),
                 Ok(Err(error)) => error,
-                Err(_elapsed) => StoreError::TimedOut {
-                    operation,
-                    key: location.to_string(),
-                    waited_ms: u64::try_from(self.attempt.as_millis()).unwrap_or(u64::MAX),
-                },
+                Err(_elapsed) => {
+                    timeouts += u32::from(self.longest_attempt > self.attempt);
+                    let waited_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+                    time = time.saturating_mul(2).min(self.longest_attempt);
+                    StoreError::TimedOut { operation, key: location.to_string(), waited_ms }
+                }
             };
             let attempts_max = match self.deadline.current() {
                 Some(_) => ATTEMPTS_BEFORE_DEADLINE_MAX,
+                None if timeouts >= TIMEOUTS_MAX => return Err(error),
                 None => self.attempts_max,
             };
             // Space may come back when a prune runs, but not by asking for it until the deadline.
@@ -362,6 +380,37 @@ impl Retry {
     }
 }
 
+/// Everything below `folder`, or only what comes after `offset`. Each answer has the time of a small object: there may
+/// be thousands.
+pub(crate) async fn list(
+    store: &Arc<dyn ObjectStore>,
+    folder: &Path,
+    offset: Option<&Path>,
+) -> Result<Vec<ObjectMeta>, StoreError> {
+    Retry::streaming_until(&Deadline::none())
+        .run_checked("list", folder, || async {
+            let mut listing = match offset {
+                Some(offset) => store.list_with_offset(Some(folder), offset),
+                None => store.list(Some(folder)),
+            };
+            let mut listed = Vec::new();
+            // Ends with the listing, or when it stops to move.
+            loop {
+                match tokio::time::timeout(SMALL_ATTEMPT, listing.next()).await {
+                    Ok(Some(Ok(object))) => listed.push(object),
+                    Ok(Some(Err(source))) => return Err(StoreError::new("list", folder, source)),
+                    Ok(None) => return Ok(listed),
+                    Err(_elapsed) => {
+                        let waited_ms = u64::try_from(SMALL_ATTEMPT.as_millis()).unwrap_or(u64::MAX);
+                        let key = folder.to_string();
+                        return Err(StoreError::TimedOut { operation: "list", key, waited_ms });
+                    }
+                }
+            }
+        })
+        .await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -375,5 +424,23 @@ mod tests {
             .expect_err("never answers");
         assert!(matches!(error, StoreError::TimedOut { .. }), "{error}");
         assert!(start.elapsed() < (SMALL_ATTEMPT + Duration::from_millis(LONGEST_WAIT.0)) * ATTEMPTS_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_slow_link_needs_longer_for_gets_longer() {
+        let slow = || async {
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            Ok(())
+        };
+        let none = Deadline::none();
+        Retry::large_until(&none)
+            .run("store", &Path::from("x"), slow)
+            .await
+            .expect("the third is long enough");
+        let start = tokio::time::Instant::now();
+        let hanging = std::future::pending::<object_store::Result<()>>;
+        let error = Retry::large_until(&none).run("store", &Path::from("x"), hanging).await;
+        assert!(matches!(error, Err(StoreError::TimedOut { .. })), "{error:?}");
+        assert!(start.elapsed() < Duration::from_secs(30 + 60 + 120 + 240 + 30));
     }
 }

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::future::Future;
 use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,22 +37,39 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 
 /// As [`blocking`], on a thread of its own that takes what processor and disk time others leave.
 pub(crate) async fn blocking_nicely<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    nicely_on(std::thread::Builder::new().name("background".to_owned()), work).await
+}
+
+async fn nicely_on<T: Send + 'static>(
+    builder: std::thread::Builder,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
     let (sender, receiver) = tokio::sync::oneshot::channel();
+    // Kept here too, for when there is no thread.
+    let work = Arc::new(Mutex::new(Some(work)));
+    let handed = Arc::clone(&work);
     let niced = move || {
+        let Some(work) = take(&handed) else { return };
         // Linux: of this thread alone, and its share of the disk follows. Without the right nothing is lost.
         let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         let _ = sender.send(done); // nobody waits any more
     };
-    if let Err(error) = std::thread::Builder::new().name("background".to_owned()).spawn(niced) {
-        tracing::warn!(%error, "no thread for work in the background");
-        return std::future::pending().await;
+    if let Err(error) = builder.spawn(niced) {
+        tracing::warn!(%error, "no thread for work in the background: it takes one of the others");
+        if let Some(work) = take(&work) {
+            return blocking(work).await;
+        }
     }
     match receiver.await {
         Ok(Ok(done)) => done,
         Ok(Err(panic)) => std::panic::resume_unwind(panic),
         Err(_) => unreachable!("the thread sends before it ends"),
     }
+}
+
+fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// Stores `bytes` at `key` and proves it. Storing the same again is harmless. Returns how often it was tried.
@@ -223,4 +241,16 @@ pub(crate) fn as_u64(length: usize) -> u64 {
 /// A length that fits into memory; the longest there is for one that does not.
 pub(crate) fn as_usize(length: u64) -> usize {
     usize::try_from(length).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_in_the_background_is_done_even_where_there_is_no_thread_for_it() {
+        let impossible = std::thread::Builder::new().stack_size(1 << 60);
+        assert_eq!(nicely_on(impossible, || 7).await, 7);
+        assert_eq!(blocking_nicely(|| 8).await, 8);
+    }
 }

@@ -10,6 +10,7 @@ use crate::buffer::Pool;
 use crate::fetch::{CONCURRENCY, Run, WEIGHT_MAX, fetch, large_runs, small_runs};
 use crate::manifest::{EntryKind, Manifest, ManifestRef, ReadManifestError, read_manifest};
 use crate::progress::Progress;
+use crate::readers;
 use crate::store::StoreError;
 use crate::transfer::as_u64;
 use crate::workload::Workload;
@@ -30,6 +31,15 @@ pub struct Verified {
 /// # Errors
 /// [`ReadManifestError`] when the manifest itself is damaged; damaged data is part of the answer.
 pub async fn verify(
+    workload: &Workload,
+    manifest: &ManifestRef,
+    progress: &dyn Progress,
+) -> Result<Verified, ReadManifestError> {
+    let verifying = Box::pin(verify_marked(workload, manifest, progress));
+    readers::reading(workload, manifest, verifying).await
+}
+
+async fn verify_marked(
     workload: &Workload,
     manifest: &ManifestRef,
     progress: &dyn Progress,

@@ -184,3 +184,97 @@ async fn a_prune_spares_what_is_being_read() {
     assert!(after.bytes > 9 << 20, "the reader has gone: {after:?}");
     assert_eq!(rounds.prune(&claim.id()).await.expect("pruned").objects, []);
 }
+
+/// Reads through a line of its own that is held up after so many answers.
+fn reader(store: &Arc<dyn ObjectStore>, answers: u64) -> (Arc<FaultyStore>, Workload) {
+    let held = FaultyStore::new(Arc::clone(store), 1, 1);
+    held.switch(false);
+    held.pause_after(answers);
+    let slow = Arc::<FaultyStore>::clone(&held) as Arc<dyn ObjectStore>;
+    (held, workload(&slow))
+}
+
+#[tokio::test]
+async fn what_a_prune_left_for_a_reader_is_left_by_the_next_one_too() {
+    let store = memory_store();
+    let (workload, from) = (store.workload(), temp());
+    let mut claim = claim(&workload, 1).await.claim;
+    let mut rounds = rounds(&workload, from.path());
+    let mut saved = Vec::new();
+    for number in 1..=4 {
+        write(from.path(), "file", noise(number, 9 << 20));
+        saved.push(round(&mut rounds, &mut claim).await);
+    }
+    let begin = |slow: Workload, saved: &Saved| {
+        let (to, manifest) = (temp(), saved.manifest.clone());
+        tokio::spawn(async move { restore(&slow, &manifest, &RestoreOptions::new(to.path())).await })
+    };
+    // One reads already when the prune begins, and is looked at when another one begins.
+    let (first_line, slow) = reader(&store.store, 1);
+    let first = begin(slow, &saved[0]);
+    first_line.paused().await;
+    let records = u64::try_from(journal::records(&workload).await.expect("readable").len()).expect("few");
+    let (pruning_line, slow) = reader(&store.store, records + 2);
+    let plan = PrunePlan { keep: KEEP, holder: Some(claim.id()), is_dry_run: false };
+    let pruning = tokio::spawn(async move { prune(&slow, &plan).await });
+    pruning_line.paused().await;
+    let (second_line, slow) = reader(&store.store, 1);
+    let second = begin(slow, &saved[1]);
+    second_line.paused().await;
+    pruning_line.resume();
+    let pruned = pruning.await.expect("no panic").expect("pruned");
+    assert!(pruned.objects.iter().any(|(key, _)| *key == saved[1].manifest.key), "{pruned:?}");
+    assert!(!pruned.objects.iter().any(|(key, _)| key.starts_with("data/")), "none was deleted: {pruned:?}");
+    let again = prune(&workload, &plan).await.expect("pruned");
+    assert!(!again.objects.iter().any(|(key, _)| key.starts_with("data/")), "{again:?}");
+    for (line, reading) in [(first_line, first), (second_line, second)] {
+        line.resume();
+        reading.await.expect("no panic").expect("what it reads is spared");
+    }
+    let after = prune(&workload, &plan).await.expect("pruned");
+    assert!(after.bytes > 18 << 20, "both readers have gone: {after:?}");
+}
+
+#[tokio::test]
+async fn a_prune_spares_what_is_being_verified() {
+    let store = memory_store();
+    let (workload, from) = (store.workload(), temp());
+    let mut claim = claim(&workload, 1).await.claim;
+    let mut rounds = rounds(&workload, from.path());
+    write(from.path(), "file", noise(1, 9 << 20));
+    let old = round(&mut rounds, &mut claim).await;
+    let (line, slow) = reader(&store.store, 1);
+    let manifest = old.manifest.clone();
+    let verifying = tokio::spawn(async move { verify(&slow, &manifest, &NoProgress).await });
+    line.paused().await;
+    for number in 2..6 {
+        write(from.path(), "file", noise(number, 9 << 20));
+        round(&mut rounds, &mut claim).await;
+    }
+    rounds.prune(&claim.id()).await.expect("pruned");
+    line.resume();
+    let verified = verifying.await.expect("no panic").expect("readable");
+    assert_eq!(verified.damaged.len(), 0, "{:?}", verified.damaged);
+}
+
+#[tokio::test]
+async fn a_holder_that_does_not_know_of_its_last_commit_builds_on_nothing_that_others_prune() {
+    let store = memory_store();
+    let (workload, from) = (store.workload(), temp());
+    let mut before = claim(&workload, 1).await.claim;
+    write(from.path(), "file", "one");
+    let first = round(&mut rounds(&workload, from.path()), &mut before).await;
+    before.release(journal::Release::default()).await.expect("the owner");
+    let mut claim = claim(&workload, 2).await.claim;
+    let mut rounds = rounds(&workload, from.path());
+    rounds.go_on_from(&first.manifest).await.expect("readable");
+    write(from.path(), "file", "two");
+    // This round is broken off when all is done but hearing of it.
+    let saved = rounds.round(&claim.id()).await.expect("saved");
+    claim.commit(saved.manifest).await.expect("the owner");
+    let plan = PrunePlan { keep: NonZeroUsize::MIN, holder: None, is_dry_run: false };
+    prune(&workload, &plan).await.expect("pruned by somebody else");
+    write(from.path(), "file", "one");
+    round(&mut rounds, &mut claim).await;
+    restores_as(&workload, from.path()).await;
+}

@@ -147,3 +147,48 @@ async fn a_stray_record_of_a_fenced_writer_is_swept_up() {
         assert_eq!(keys(&workload).await, before.0);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_that_takes_long_and_moves_is_waited_for() {
+    use object_store::throttle::{ThrottleConfig, ThrottledStore};
+    let config = ThrottleConfig {
+        wait_list_per_entry: std::time::Duration::from_millis(100),
+        ..ThrottleConfig::default()
+    };
+    let store: std::sync::Arc<dyn object_store::ObjectStore> =
+        std::sync::Arc::new(ThrottledStore::new(object_store::memory::InMemory::new(), config));
+    let workload = common::workload(&store);
+    let from = temp();
+    write(from.path(), "file", "1");
+    let mut claim = claim(&workload, 1).await.claim;
+    save_and_commit(&workload, &mut claim, from.path()).await;
+    // Half a minute, in pages of a tenth of a second.
+    for number in 0..300 {
+        let key = format!("work/data/{:020}-{}/{number}.bin", 0, "0".repeat(32)).into();
+        store.put(&key, "left behind".into()).await.expect("writable");
+    }
+    let pruned = prune(&workload, &plan(1, None)).await.expect("pruned");
+    assert_eq!(pruned.objects.len(), 301, "those and the record of the claim");
+}
+
+#[tokio::test]
+async fn the_journal_is_read_while_others_write_and_prune() {
+    let store = common::memory_store();
+    let (workload, from) = (store.workload(), temp());
+    write(from.path(), "file", "1");
+    let mut claim = claim(&workload, 1).await.claim;
+    let held = common::fault::FaultyStore::new(std::sync::Arc::clone(&store.store), 1, 1);
+    held.switch(false);
+    held.pause_after(0);
+    let slow =
+        common::workload(&(std::sync::Arc::clone(&held) as std::sync::Arc<dyn object_store::ObjectStore>));
+    let reading = tokio::spawn(async move { (journal::head(&slow).await, journal::records(&slow).await) });
+    // It has listed the journal, and does not get what it found there.
+    held.paused().await;
+    save_and_commit(&workload, &mut claim, from.path()).await;
+    prune(&workload, &plan(1, None)).await.expect("pruned");
+    held.resume();
+    let (head, records) = reading.await.expect("no panic");
+    assert_eq!(head.expect("readable").expect("there").record.seq, 2);
+    assert_eq!(records.expect("readable").len(), 1);
+}

@@ -416,3 +416,30 @@ async fn a_log_that_grows_while_it_is_read_is_saved_as_of_one_instant() {
         (std::fs::read(&path).expect("there"), std::fs::read(to.path().join("log")).expect("there"));
     assert!(got.len() >= 6 << 20 && whole.starts_with(&got), "{} of {}", got.len(), whole.len());
 }
+
+#[tokio::test]
+async fn what_somebody_changes_while_a_restore_fetches_is_not_replaced() {
+    let store = memory_store();
+    let (from, to) = (temp(), temp());
+    let workload = store.workload();
+    let mut claim = claim(&workload, 1).await.claim;
+    write(from.path(), "file", "old");
+    let first = save_and_commit(&workload, &mut claim, from.path()).await;
+    restore(&workload, &first.manifest, &RestoreOptions::new(to.path())).await.expect("restored");
+    write(from.path(), "file", "newer");
+    let second = save_and_commit(&workload, &mut claim, from.path()).await;
+    let mut options = RestoreOptions::new(to.path());
+    options.superseded = vec![Arc::new(read_manifest(&workload, &first.manifest).await.expect("readable"))];
+    let held = common::fault::FaultyStore::new(Arc::clone(&store.store), 1, 1);
+    held.switch(false);
+    held.pause_after(1);
+    let slow = common::workload(&(Arc::clone(&held) as Arc<dyn object_store::ObjectStore>));
+    let restoring = tokio::spawn(async move { restore(&slow, &second.manifest, &options).await });
+    // It has compared the directory and asks for the data.
+    held.paused().await;
+    write(to.path(), "file", "edited meanwhile");
+    held.resume();
+    let error = restoring.await.expect("no panic").expect_err("somebody's work");
+    assert!(matches!(error, RestoreError::Conflict { count: 1, .. }), "{error}");
+    assert_eq!(std::fs::read(to.path().join("file")).expect("there"), b"edited meanwhile");
+}

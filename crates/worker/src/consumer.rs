@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::client::{Error, Task, Worker};
 use crate::queue::{Message, Queue, QueueError};
@@ -238,6 +238,8 @@ impl Beat {
         let visibility = queue.visibility();
         let (lock, changed) = &*self.is_over;
         let mut is_over = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the call: the queue counts from when it hears of it, or later.
+        let mut extended = Instant::now();
         loop {
             let waited = changed.wait_timeout_while(is_over, visibility / 3, |is_over| !*is_over);
             is_over = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -245,9 +247,15 @@ impl Beat {
                 return;
             }
             // With the lock held: nothing is extended any more once it was dropped.
-            if let Err(QueueError::Stale) = queue.change_visibility(receipt, visibility) {
-                self.is_lost.store(true, Ordering::Relaxed);
-                return;
+            let asked = Instant::now();
+            match queue.change_visibility(receipt, visibility) {
+                Ok(()) => extended = asked,
+                // Nobody heard of it: when its time is over the queue gives it to whoever asks.
+                Err(QueueError::Failed(_)) if extended.elapsed() < visibility => {}
+                Err(QueueError::Stale | QueueError::Failed(_)) => {
+                    self.is_lost.store(true, Ordering::Relaxed);
+                    return;
+                }
             }
         }
     }
@@ -267,6 +275,49 @@ impl Drop for Heartbeat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A queue of which only the visibility can be asked, and which does not hear of it.
+    #[derive(Debug)]
+    struct Deaf(Duration);
+
+    impl Queue for Deaf {
+        fn url(&self) -> String {
+            "deaf".to_owned()
+        }
+
+        fn visibility(&self) -> Duration {
+            self.0
+        }
+
+        fn receive(&self, _: Duration) -> Result<Option<Message>, QueueError> {
+            Ok(None)
+        }
+
+        fn change_visibility(&self, _: &str, _: Duration) -> Result<(), QueueError> {
+            Err(QueueError::Failed("no network".to_owned()))
+        }
+
+        fn delete(&self, _: &str) -> Result<(), QueueError> {
+            Ok(())
+        }
+
+        fn is_empty(&self) -> Result<bool, QueueError> {
+            Ok(true)
+        }
+    }
+
+    #[test]
+    fn a_message_that_could_not_be_extended_for_its_whole_time_counts_as_lost_and_no_sooner() {
+        let visibility = Duration::from_millis(600);
+        let message = Message { id: "m".into(), receipt: "r".into(), receive_count: 1, body: Vec::new() };
+        let begun = Instant::now();
+        let heartbeat = Heartbeat::start(Arc::new(Deaf(visibility)), &message).expect("started");
+        while !heartbeat.shared.is_lost.load(Ordering::Relaxed) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "it is worked on for ever");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(begun.elapsed() >= visibility, "{:?}", begun.elapsed());
+    }
 
     #[test]
     fn a_queue_that_keeps_failing_is_asked_less_and_less_often() {

@@ -54,6 +54,9 @@ pub(crate) enum KeepError {
     /// The workload is not claimed yet.
     #[error("the work is not claimed yet")]
     NotClaimed,
+    /// The time was over.
+    #[error("the store did not answer in time")]
+    NoTime,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -111,6 +114,18 @@ impl HandedOver {
     }
 }
 
+/// What comes of `work`, or [`KeepError::NoTime`] at `deadline`.
+async fn by<T, E>(deadline: &Deadline, work: impl Future<Output = Result<T, E>>) -> Result<T, KeepError>
+where
+    KeepError: From<E>,
+{
+    tokio::select! {
+        biased;
+        done = work => Ok(done?),
+        () = deadline.passed() => Err(KeepError::NoTime),
+    }
+}
+
 /// A message to be given back, and the task that it belongs to.
 type Pending = (Option<String>, Receipt);
 
@@ -149,8 +164,13 @@ impl Drop for GivingBack<'_> {
 }
 
 impl App {
-    /// Stores the newest partial result of `id`, if one waits; one write at a time for each task.
+    /// Stores the newest partial result of `id`, if one waits; one write at a time for each task. Ends by `deadline`,
+    /// whatever it waits for: a claim, the write before it, the store.
     pub(super) async fn write(&self, id: &str, deadline: &Deadline) -> Result<bool, KeepError> {
+        by(deadline, self.write_in_turn(id, deadline)).await
+    }
+
+    async fn write_in_turn(&self, id: &str, deadline: &Deadline) -> Result<bool, KeepError> {
         let task = loop {
             let written = self.written.notified();
             {
@@ -240,7 +260,7 @@ impl App {
                     tracing::warn!(by, "another worker has a task: its partial result is not stored");
                     self.drop_lost();
                 }
-                Some(error @ (KeepError::NotClaimed | KeepError::Store(_))) => {
+                Some(error @ (KeepError::NotClaimed | KeepError::NoTime | KeepError::Store(_))) => {
                     tracing::warn!(error = chain(&error), "partial results cannot be stored; trying again");
                     tokio::time::sleep(AFTER_FAILURE).await;
                 }
@@ -388,8 +408,12 @@ impl App {
                     Ok(()) => handed.given_back += 1,
                     Err(PortError::NotFound(_)) => handed.stale += 1,
                     Err(error) => {
+                        // Refused for good: kept, it would make every evacuation to come incomplete.
+                        let may_pass = !matches!(error, PortError::Refused(_));
                         handed.fail(format!("a message of {queue}: {error}"));
-                        continue;
+                        if may_pass {
+                            continue;
+                        }
                     }
                 }
                 settled.insert(Receipt { queue: queue.to_owned(), receipt: receipt.clone() });
@@ -432,7 +456,7 @@ impl App {
             }
         };
         if let Some(claim) = claim
-            && let Err(error) = partial::give_up(&self.place, id, &claim).await
+            && let Err(error) = by(deadline, partial::give_up(&self.place, id, &claim)).await
         {
             handed.fail(chain(&error));
             return handed;

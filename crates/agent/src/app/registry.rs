@@ -81,6 +81,14 @@ impl Registry {
         }
         self.version += 1;
         let task = self.tasks.entry(registration.id).or_default();
+        if task.pid != pid || task.attempt != registration.attempt {
+            // Another worker had it, and whoever had that may have lost it since: asked again.
+            task.is_lost = false;
+        }
+        if registration.attempt > task.attempt {
+            // Between the two deliveries others may have claimed it, and written under a newer claim.
+            task.claim = None;
+        }
         task.path = registration.path.map(String::into_boxed_str);
         task.receipt = registration.receipt.map(Box::new);
         task.attempt = registration.attempt;

@@ -153,7 +153,7 @@ fn taken_in<T>(result: Result<T, Full>) -> Result<T, Refused> {
 fn kept<T>(result: Result<T, KeepError>) -> Result<T, Refused> {
     result.or_else(|error| match error {
         KeepError::Lost(by) => refused(StatusCode::CONFLICT, format!("{by} has it")),
-        KeepError::NotClaimed | KeepError::Store(_) => {
+        KeepError::NotClaimed | KeepError::NoTime | KeepError::Store(_) => {
             refused(StatusCode::SERVICE_UNAVAILABLE, chain(&error))
         }
     })

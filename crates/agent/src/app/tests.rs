@@ -34,7 +34,10 @@ pub(super) struct Machine {
 
 impl World {
     pub(super) fn new() -> Self {
-        let store = lifeboat_snapshot::open(&StoreUrl::Memory).expect("opened");
+        Self::over(lifeboat_snapshot::open(&StoreUrl::Memory).expect("opened"))
+    }
+
+    fn over(store: Arc<dyn ObjectStore>) -> Self {
         Self { temp: tempfile::tempdir().expect("temporary directory"), store }
     }
 
@@ -186,4 +189,98 @@ async fn a_message_stays_in_flight_while_its_partial_result_is_not_stored() {
     .await;
     given_back.expect("whoever has it does not need ours");
     assert_eq!(queue.depth().expect("counted").ready, 1, "a message that is nobody's goes back");
+}
+
+#[tokio::test]
+async fn a_task_that_comes_back_after_another_machine_had_it_is_this_machines_again() {
+    let world = World::new();
+    let one = world.machine("one").await;
+    let two = world.machine("two").await;
+    let queue = world.queue();
+    let receipt = |text: &str| Receipt { queue: queue.url(), receipt: text.to_owned() };
+    let (socket, first) = (one.socket.clone(), receipt("0-1.1.1"));
+    // The workers of all but the last delivery die without a word.
+    let mut died = vec![];
+    let task = beside(move || {
+        let task = worker(&socket).task("t").message(first, 1).start().expect("registered");
+        task.store_json(&"of the first delivery", 0.1).expect("stored");
+        task
+    })
+    .await;
+    died.push(task);
+    // The queue gives the message to another machine.
+    two.app.claim_task("t", Some(2)).await.expect("given out once more");
+    let (socket, third) = (one.socket.clone(), receipt("0-1.3.3"));
+    let task = beside(move || {
+        let task = worker(&socket).task("t").message(third, 3).start().expect("registered");
+        // It does not ask what is there, and begins anew.
+        task.store_json(&"of the third delivery", 0.2).expect("stored");
+        task
+    })
+    .await;
+    died.push(task);
+    let found = two.app.claim_task("t", Some(4)).await.expect("given out once more").1;
+    let (record, content) = found.expect("kept");
+    assert_eq!((&content.bytes[..], record.claim), (&br#""of the third delivery""#[..], 3));
+
+    two.app.claim_task("u", Some(4)).await.expect("free");
+    let (socket, again) = (one.socket.clone(), receipt("0-2.1.1"));
+    beside(move || {
+        let worker = worker(&socket);
+        let late = worker.task("u").message(again.clone(), 3).start().expect("registered");
+        let lost = late.store_json(&1, 0.3);
+        assert!(matches!(lost, Err(Error::Taken(_))), "{lost:?}");
+        died.push(late);
+        let task = worker.task("u").message(again, 5).start().expect("registered");
+        task.store_json(&5, 0.5).expect("what was lost once is not lost for ever");
+        task.done().expect("done");
+        drop(died); // ended by now: no harm
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_message_that_no_queue_will_ever_take_is_named_once_and_not_at_every_evacuation() {
+    let world = World::new();
+    let one = world.machine("one").await;
+    let nobody = Receipt { queue: "nonsense".to_owned(), receipt: "r".to_owned() };
+    let deadline = lifeboat_snapshot::Deadline::at(tokio::time::Instant::now() + Duration::from_secs(60));
+    let first = one.app.hand_over(vec![nobody], Some(Duration::ZERO), &deadline).await;
+    assert_eq!(first.failed, 1, "{first:?}");
+    let again = one.app.hand_over(Vec::new(), Some(Duration::ZERO), &deadline).await;
+    assert!(again.is_nothing(), "{again:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_is_waited_for_until_the_deadline_and_named_and_other_messages_go_back() {
+    let slow = object_store::throttle::ThrottleConfig {
+        wait_list_per_call: Duration::from_secs(3_600),
+        ..object_store::throttle::ThrottleConfig::default()
+    };
+    let memory = object_store::memory::InMemory::new();
+    let throttled = Arc::new(object_store::throttle::ThrottledStore::new(memory, Default::default()));
+    let world = World::over(Arc::clone(&throttled) as Arc<dyn ObjectStore>);
+    let one = world.machine("one").await;
+    throttled.config_mut(|config| *config = slow);
+    let queue = world.queue();
+    for n in 0..2 {
+        queue.send(format!("{n}").as_bytes()).expect("sent");
+        let message = queue.receive(Duration::ZERO).expect("received").expect("there is one");
+        let registration = lifeboat_worker::wire::Registration {
+            id: format!("t{n}"),
+            receipt: Some(Receipt { queue: queue.url(), receipt: message.receipt }),
+            attempt: Some(1),
+            path: None,
+        };
+        one.app.registry().register(registration, 1, |_| true).expect("taken in");
+    }
+    let content = lifeboat_snapshot::partial::Content { bytes: "1".into(), is_json: true };
+    one.app.registry().checkpoint("t0", content, None).expect("known").expect("taken in");
+    let begun = tokio::time::Instant::now();
+    let deadline = lifeboat_snapshot::Deadline::at(begun + Duration::from_secs(8));
+    let handed = one.app.hand_over(Vec::new(), Some(Duration::ZERO), &deadline).await;
+    assert_eq!(begun.elapsed().as_secs(), 8, "{handed:?}");
+    assert_eq!((handed.given_back, handed.failed), (1, 1), "{handed:?}");
+    assert!(handed.text().contains("did not answer in time"), "{handed:?}");
+    assert_eq!(one.app.registry().tasks.len(), 1, "what is not stored is kept for another try");
 }

@@ -7,6 +7,7 @@ use super::encode::{Footer, Line};
 use super::{DataObject, Delta, Entry, EntryKind, FORMAT, Header, Manifest, ManifestRef};
 use crate::blocks::{self, Blocks};
 use crate::claim::ClaimId;
+use crate::scan::RESTORE_FOLDER;
 use crate::workload::WorkloadName;
 
 /// The longest line: a file of 1 TiB has 128 Ki blocks with nodes of 67 characters and as many extents of up to 35,
@@ -27,6 +28,9 @@ pub const EXTENTS_MAX: usize = blocks::BLOCKS_MAX;
 
 /// What is in a compressed object is at most so long, and a file without blocks. It bounds what a bomb can become.
 pub const RAW_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// No object is larger: five times what S3 takes, and sums of a few such lengths never overflow.
+const OBJECT_BYTES_MAX: u64 = 1 << 48;
 
 /// zstd may ask for a window of 2^23 = 8 MiB and no more; our writer's level needs 2 MiB.
 const WINDOW_LOG_MAX: u32 = 23;
@@ -232,6 +236,9 @@ fn check_object(object: &DataObject) -> Result<(), String> {
     if object.raw.is_some_and(|raw| raw > RAW_BYTES_MAX || object.size > RAW_BYTES_MAX) {
         return Err(format!("{:?} has more than {RAW_BYTES_MAX} bytes, compressed", object.key));
     }
+    if object.size > OBJECT_BYTES_MAX {
+        return Err(format!("{:?} has more than {OBJECT_BYTES_MAX} bytes", object.key));
+    }
     let is_ours = object.key.strip_prefix("data/").and_then(|rest| rest.split_once('/')).is_some_and(
         |(folder, name)| {
             let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
@@ -249,6 +256,9 @@ fn check_object(object: &DataObject) -> Result<(), String> {
 /// Checks one entry by itself and returns its size. The path was checked as it was parsed.
 fn check_entry(entry: &Entry, contents: &[u64]) -> Result<u64, String> {
     let path = &entry.path;
+    if path.as_bytes().split(|byte| *byte == b'/').next() == Some(RESTORE_FOLDER.as_bytes()) {
+        return Err(format!("{path}: that folder is a restore's own"));
+    }
     if entry.mode > MODE_MAX {
         return Err(format!("{path}: mode {:o} has more than permission bits", entry.mode));
     }

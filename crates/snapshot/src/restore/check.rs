@@ -1,7 +1,9 @@
 //! Compares what is in the target with the recovery point, before anything is written.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -9,7 +11,7 @@ use crate::dirs::Dirs;
 use crate::id::Digest;
 use crate::manifest::{EntryKind, Manifest};
 use crate::path::EntryPath;
-use crate::scan::{Excluded, Found, FoundKind, scan, scan_threads};
+use crate::scan::{Attributes, Excluded, Found, FoundKind, scan, scan_threads};
 
 /// What must be done to the target, and what must not.
 #[derive(Debug, Default)]
@@ -18,12 +20,12 @@ pub(super) struct Comparison {
     pub(super) missing: Vec<usize>,
     /// Indices of files that are there already.
     pub(super) present: Vec<usize>,
-    /// Indices of files whose place is taken by something that is proven stored.
-    pub(super) replacing: HashSet<usize>,
+    /// Indices of files whose place is taken by something that is proven stored, with what that is.
+    pub(super) replacing: HashMap<usize, FoundKind>,
     /// What is there and is neither in the recovery point nor proven stored.
     pub(super) conflicts: Vec<EntryPath>,
     /// What is proven stored and must go, because nothing or something other than a file comes in its place.
-    pub(super) stale: Vec<EntryPath>,
+    pub(super) stale: Vec<Found>,
 }
 
 /// Which entries of the recovery point are restored.
@@ -82,9 +84,9 @@ pub(super) fn compare(
             // A folder holds no data itself: one that the recovery point does not have may stay.
             (None, true) => {}
             (Some(index), false) if is_proven && is_file(&manifest.entries[index].kind) => {
-                comparison.replacing.insert(index);
+                comparison.replacing.insert(index, found.kind.clone());
             }
-            (Some(_) | None, false) if is_proven => comparison.stale.push(found.path.clone()),
+            (Some(_) | None, false) if is_proven => comparison.stale.push(found.clone()),
             (Some(_) | None, true | false) => comparison.conflicts.push(found.path.clone()),
         }
     }
@@ -129,6 +131,26 @@ impl Existing<'_> {
         let (dirs, found) = (&mut self.dirs, self.found);
         *self.digest.get_or_insert_with(|| hash(dirs, &found.path).ok())
     }
+}
+
+/// Whether `path` is what was found there. The time of the last change of its attributes does not count: taking away
+/// another of its names is one.
+pub(super) fn is_still(dirs: &mut Dirs, path: &EntryPath, found: &FoundKind) -> io::Result<bool> {
+    let Some(stat) = dirs.look(path.split())? else { return Ok(false) };
+    Ok(match found {
+        FoundKind::File { version, .. } => {
+            version.is_of(&stat)
+                && u64::try_from(stat.st_size).ok() == Some(version.size)
+                && Attributes::of(&stat).modified == version.attributes.modified
+        }
+        FoundKind::Link { target } => {
+            let (parent, name) = path.split();
+            let directory = dirs.directory(parent)?;
+            rustix::fs::readlinkat(&directory, OsStr::from_bytes(name), Vec::new())
+                .is_ok_and(|here| here.to_bytes() == target)
+        }
+        FoundKind::Directory => false,
+    })
 }
 
 /// The hash of a file in the target.

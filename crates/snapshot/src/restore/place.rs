@@ -4,7 +4,7 @@
 //! only then linked to its name, which fails if anything has got that name meanwhile. So a file with its own name is
 //! always whole, after a power cut too.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -19,11 +19,12 @@ use bytes::Bytes;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid};
 
 use super::RestoreError;
+use super::check::is_still;
 use crate::blocks::Blocks;
 use crate::dirs::Dirs;
 use crate::manifest::{Entry, EntryKind, Manifest};
 use crate::path::EntryPath;
-use crate::scan::RESTORE_FOLDER;
+use crate::scan::{Found, FoundKind, RESTORE_FOLDER};
 use crate::transfer::{as_u64, as_usize, blocking};
 
 /// Zeros are left out of a file in pieces of this size, so that holes come back: the block of most file systems
@@ -44,8 +45,8 @@ pub(super) struct Target {
     pub(super) manifest: Arc<Manifest>,
     /// The folder of temporary files, once it is made.
     folder: OnceLock<OwnedFd>,
-    /// Entries whose place is taken by something that is proven stored.
-    replacing: HashSet<usize>,
+    /// Entries whose place is taken by something that is proven stored, with what that is.
+    replacing: HashMap<usize, FoundKind>,
     is_root: bool,
 }
 
@@ -72,7 +73,7 @@ impl Target {
         dirs: Dirs,
         path: PathBuf,
         manifest: Arc<Manifest>,
-        replacing: HashSet<usize>,
+        replacing: HashMap<usize, FoundKind>,
     ) -> Arc<Self> {
         let is_root = rustix::process::geteuid().is_root();
         let dirs = Mutex::new(dirs);
@@ -92,17 +93,26 @@ impl Target {
         RestoreError::Target { target: self.path.clone(), path: name.to_owned(), source }
     }
 
+    /// What has changed since it was compared is somebody's work, and stays.
+    fn must_be_still(&self, dirs: &mut Dirs, path: &EntryPath, kind: &FoundKind) -> Result<(), RestoreError> {
+        if is_still(dirs, path, kind).map_err(|source| self.failed(path, source))? {
+            return Ok(());
+        }
+        Err(RestoreError::Conflict { target: self.path.clone(), paths: vec![path.clone()], count: 1 })
+    }
+
     /// Removes what is stale, makes the folder of temporary files, empty, and all directories.
     pub(super) async fn prepare(
         self: &Arc<Self>,
         wanted: Arc<Vec<usize>>,
-        stale: Vec<EntryPath>,
+        stale: Vec<Found>,
     ) -> Result<(), RestoreError> {
         let this = Arc::clone(self);
         blocking(move || {
             let mut dirs = this.dirs();
-            for path in &stale {
-                this.remove(&mut dirs, path).map_err(|source| this.failed(path, source))?;
+            for found in &stale {
+                this.must_be_still(&mut dirs, &found.path, &found.kind)?;
+                this.remove(&mut dirs, &found.path).map_err(|source| this.failed(&found.path, source))?;
             }
             let folder = this
                 .make_folder(&mut dirs, &wanted)
@@ -233,8 +243,12 @@ impl Target {
         let entry = &self.manifest.entries[index];
         let (parent, name) = entry.path.split();
         let name = OsStr::from_bytes(name);
+        let replaced = self.replacing.get(&index);
+        if let Some(kind) = replaced {
+            self.must_be_still(dirs, &entry.path, kind)?;
+        }
         let moved = dirs.create_directory(parent).and_then(|directory| {
-            if self.replacing.contains(&index) {
+            if replaced.is_some() {
                 Ok(rustix::fs::renameat(self.folder(), part, &directory, name)?)
             } else {
                 self.move_without_replacing(&directory, part, name)
@@ -275,6 +289,9 @@ impl Target {
             }
             for index in hard_links {
                 let entry = &this.manifest.entries[index];
+                if let Some(kind) = this.replacing.get(&index) {
+                    this.must_be_still(&mut dirs, &entry.path, kind)?;
+                }
                 this.make_hard_link(&mut dirs, index, entry)
                     .map_err(|source| this.failed(&entry.path, source))?;
             }
@@ -315,7 +332,7 @@ impl Target {
         let (to, to_name) = entry.path.split();
         let to = dirs.create_directory(to)?;
         let (from_name, to_name) = (OsStr::from_bytes(from_name), OsStr::from_bytes(to_name));
-        if self.replacing.contains(&index) {
+        if self.replacing.contains_key(&index) {
             rustix::fs::unlinkat(&to, to_name, AtFlags::empty())?;
         }
         Ok(rustix::fs::linkat(&from, from_name, &to, to_name, AtFlags::empty())?)

@@ -360,7 +360,7 @@ async fn put_once(
 ) -> Result<(), StoreError> {
     let location = workload.locate(key);
     let payload = PutPayload::from(bytes.clone());
-    Retry::small_until(deadline)
+    Retry::manifest_until(deadline)
         .run_checked("store", &location, || async {
             let options = PutOptions::from(PutMode::Create);
             match workload.store().put_opts(&location, payload.clone(), options).await {
