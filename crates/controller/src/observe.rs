@@ -277,7 +277,7 @@ impl Sweep {
                 return None;
             }
             let tasks = self.tasks.get(name).cloned().unwrap_or_default();
-            Some((Service { desired: view.desired, tasks }, view.is_deploying))
+            Some((Service { desired: view.desired, tasks: tasks.into() }, view.is_deploying))
         };
         let (spot, spot_deploys) = side(&pair.spot)?;
         let (on_demand, on_demand_deploys) = side(&pair.on_demand)?;
