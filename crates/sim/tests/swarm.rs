@@ -1,7 +1,10 @@
 //! Seeded worlds with faults: promises hold in all of them, planted mistakes are caught, found bugs stay mended.
 
-use lifeboat_core::failover::policy::{Policy, Switch};
-use lifeboat_sim::ecs::{self, Config, Planted};
+use lifeboat_core::failover::policy::{Policy, Shortfall, Switch};
+use lifeboat_core::failover::state::Rules;
+use lifeboat_core::time::Timestamp;
+use lifeboat_sim::ecs::{self, Config, Faults, Planted};
+use lifeboat_sim::model::Model;
 use lifeboat_sim::swarm::{self, Swarm};
 
 /// Worlds in the ordinary test. `cargo xtask ci --step swarm` asks for more through the variable [`MORE`].
@@ -101,3 +104,35 @@ fn acting_without_reading_the_generation_is_caught() {
     let violations = ecs::run(&trace, &config).violations;
     assert!(!violations.is_empty());
 }
+
+/// A look that shows what the last one showed is shared and not counted again. Recorded before that was so.
+#[test]
+fn a_fleet_takes_the_same_course_however_its_looks_are_kept() {
+    let model = Model {
+        days: 1,
+        tasks: 1_000,
+        shortage_tasks: 250,
+        interruptions_per_10_days: 200,
+        ..Model::default()
+    };
+    let trace = model.trace("model", 1).expect("a good model");
+    let course = |plant: fn(&mut Config)| {
+        let mut config = Config::new(50, Rules::new(Policy::Shortfall(Shortfall::default())), 1);
+        config.services = 20;
+        plant(&mut config);
+        let outcome = ecs::run(&trace, &config);
+        (outcome.digest, outcome.events, outcome.inputs)
+    };
+    let courses = [
+        course(|_| {}),
+        course(|config| config.hides_notices = true),
+        course(|config| config.faults = Faults::drawn(3, Timestamp(80_000_000))),
+    ];
+    assert_eq!(courses, COURSES);
+}
+
+const COURSES: [(u64, u64, u64); 3] = [
+    (12311876988743934719, 176650, 114140),
+    (6740875480692294779, 173930, 112890),
+    (12344943507339642211, 175882, 98726),
+];

@@ -1,13 +1,16 @@
 //! What ECS shows of a service pair when it is asked, and what a look makes of it.
 
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Deref;
 
 use serde::{Deserialize, Serialize};
 
 use super::split::Split;
 use super::state::Seen;
+use super::view::Counts;
 use crate::time::{Millis, Timestamp};
 
 /// Which capacity provider a task, an event or an order belongs to.
@@ -42,13 +45,77 @@ pub struct Task {
     pub is_warned: bool,
 }
 
+/// Tasks in any order, counted once. Copies share them: a look that shows the same as the last costs nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tasks(Arc<Counted>);
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counted {
+    tasks: Vec<Task>,
+    counts: Counts,
+    /// When the one that has been starting longest was created.
+    oldest: Option<Timestamp>,
+}
+
+impl Counted {
+    fn count(&mut self, task: &Task, is_doomed: bool) {
+        match (is_doomed, task.is_ready) {
+            (true, true) => self.counts.warned += 1,
+            (true, false) => {}
+            (false, true) => self.counts.ready += 1,
+            (false, false) => {
+                self.counts.starting += 1;
+                self.oldest = Some(self.oldest.map_or(task.created_at, |oldest| oldest.min(task.created_at)));
+            }
+        }
+    }
+}
+
+impl From<Vec<Task>> for Tasks {
+    fn from(tasks: Vec<Task>) -> Self {
+        let mut counted = Counted::default();
+        for task in &tasks {
+            counted.count(task, task.is_warned);
+        }
+        Self(Arc::new(Counted { tasks, ..counted }))
+    }
+}
+
+impl FromIterator<Task> for Tasks {
+    fn from_iter<I: IntoIterator<Item = Task>>(tasks: I) -> Self {
+        tasks.into_iter().collect::<Vec<Task>>().into()
+    }
+}
+
+impl Deref for Tasks {
+    type Target = [Task];
+
+    fn deref(&self) -> &[Task] {
+        &self.0.tasks
+    }
+}
+
+impl Tasks {
+    /// How many are where, and when the one that has been starting longest was created; those in `doomed` are lost.
+    fn count(&self, doomed: &BTreeMap<u64, Timestamp>) -> (Counts, Option<Timestamp>) {
+        if doomed.is_empty() {
+            return (self.0.counts, self.0.oldest);
+        }
+        let mut counted = Counted::default();
+        for task in &self.0.tasks {
+            counted.count(task, task.is_warned || doomed.contains_key(&task.key));
+        }
+        (counted.counts, counted.oldest)
+    }
+}
+
 /// One ECS service with its tasks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     /// The desired count that ECS works towards.
     pub desired: u32,
-    /// Its tasks, in any order.
-    pub tasks: Vec<Task>,
+    /// Its tasks.
+    pub tasks: Tasks,
 }
 
 /// Both services of a pair as they were seen.
@@ -75,27 +142,17 @@ impl Observation {
     /// Counts the tasks; those in `doomed` were told to be lost by an event that this observation may not know.
     #[must_use]
     pub fn seen(&self, now: Timestamp, target: u32, doomed: &BTreeMap<u64, Timestamp>) -> Seen {
-        let mut seen = Seen { target, desired: self.desired(), ..Seen::default() };
-        for task in &self.spot.tasks {
-            let is_doomed = task.is_warned || (!doomed.is_empty() && doomed.contains_key(&task.key));
-            match (is_doomed, task.is_ready) {
-                (true, true) => seen.spot.warned += 1,
-                (true, false) => {}
-                (false, true) => seen.spot.ready += 1,
-                (false, false) => {
-                    seen.spot.starting += 1;
-                    seen.oldest_pending = seen.oldest_pending.max(now.since(task.created_at));
-                }
-            }
+        let (spot, oldest) = self.spot.tasks.count(doomed);
+        let (on_demand, _) = self.on_demand.tasks.count(&BTreeMap::new());
+        Seen {
+            target,
+            desired: self.desired(),
+            spot,
+            // Nobody warns of On-Demand: what is told to stop was told so by somebody, and is as good as gone.
+            on_demand: Counts { warned: 0, ..on_demand },
+            oldest_pending: oldest.map_or(Millis::ZERO, |oldest| now.since(oldest)),
+            ..Seen::default()
         }
-        for task in self.on_demand.tasks.iter().filter(|task| !task.is_warned) {
-            if task.is_ready {
-                seen.on_demand.ready += 1;
-            } else {
-                seen.on_demand.starting += 1;
-            }
-        }
-        seen
     }
 
     /// How old it is.

@@ -4,7 +4,7 @@
 //! to 27 min (documented for starts that fail, taken for placements too); which tasks a lowered count stops is
 //! drawn; a task without capacity sits in PENDING for 8.3 min on average, 23 at most (source B).
 
-use lifeboat_core::failover::observation::{Capacity, Observation, Service, Task as SeenTask};
+use lifeboat_core::failover::observation::{Capacity, Observation, Service, Task as SeenTask, Tasks};
 use lifeboat_core::time::{Millis, Timestamp};
 
 use super::config::Config;
@@ -40,6 +40,8 @@ pub(super) struct Task {
 pub(super) struct Side {
     pub(super) desired: u32,
     pub(super) tasks: Vec<Task>,
+    /// What the last look showed, until a task changes.
+    shown: Option<Tasks>,
     pub(super) retry_at: Timestamp,
     pub(super) failures: u32,
     /// A placement is queued for then.
@@ -94,18 +96,22 @@ impl Side {
         count(self.tasks.iter().filter(|task| task.is_ready))
     }
 
+    /// A task, to be changed.
     pub(super) fn find(&mut self, key: u64) -> Option<&mut Task> {
+        self.shown = None;
         self.tasks.iter_mut().find(|task| task.key == key)
     }
 
-    fn look(&self) -> Service {
-        let tasks = self.tasks.iter().map(|task| SeenTask {
+    /// Between two looks most services do not change at all, and reading every task of many is what bounds a world.
+    fn look(&mut self) -> Service {
+        let show = |task: &Task| SeenTask {
             key: task.key,
             created_at: task.created_at,
             is_ready: task.is_ready,
             is_warned: task.is_warned,
-        });
-        Service { desired: self.desired, tasks: tasks.collect() }
+        };
+        let tasks = self.shown.get_or_insert_with(|| self.tasks.iter().map(show).collect());
+        Service { desired: self.desired, tasks: tasks.clone() }
     }
 }
 
@@ -121,7 +127,7 @@ impl Pair {
         }
     }
 
-    pub(super) fn look(&self, at: Timestamp) -> Observation {
+    pub(super) fn look(&mut self, at: Timestamp) -> Observation {
         Observation { at, spot: self.spot.look(), on_demand: self.on_demand.look(), is_deploying: false }
     }
 
@@ -162,7 +168,9 @@ impl Cloud {
         if capacity == Capacity::OnDemand {
             self.on_demand_used += 1;
         }
-        self.pairs[service].side(capacity).tasks.push(Task {
+        let side = self.pairs[service].side(capacity);
+        side.shown = None;
+        side.tasks.push(Task {
             key,
             zone: zone.and_then(|zone| u16::try_from(zone).ok()),
             created_at: now,
@@ -225,6 +233,7 @@ impl Cloud {
     pub(super) fn remove(&mut self, service: usize, capacity: Capacity, key: u64) -> Option<Task> {
         let side = self.pairs[service].side(capacity);
         let index = side.tasks.iter().position(|task| task.key == key)?;
+        side.shown = None;
         let task = side.tasks.remove(index);
         if let (Some(zone), false) = (task.zone(), task.is_doomed) {
             self.used[zone] -= 1;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use lifeboat_core::failover::event::{Event as Told, Happening};
 use lifeboat_core::failover::history::Entry;
 use lifeboat_core::failover::machine::{Effect, Input, Machine, Order, Receipt};
-use lifeboat_core::failover::observation::Capacity;
+use lifeboat_core::failover::observation::{Capacity, Task};
 use lifeboat_core::failover::split::Split;
 use lifeboat_core::failover::state::State;
 use lifeboat_core::time::{Millis, Timestamp};
@@ -285,9 +285,8 @@ impl World<'_> {
         }
         let mut look = pair.look(at);
         if self.config.hides_notices {
-            for task in &mut look.spot.tasks {
-                task.is_warned = false;
-            }
+            let unwarned = |task: &Task| Task { is_warned: false, ..*task };
+            look.spot.tasks = look.spot.tasks.iter().map(unwarned).collect();
         }
         if self.config.faults.stale > 0 {
             pair.last_look = Some((self.now, look.clone()));

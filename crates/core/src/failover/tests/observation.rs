@@ -37,8 +37,8 @@ fn tasks_are_counted_by_what_they_are_and_will_be() {
     ];
     let observation = Observation {
         at: Timestamp(8_000),
-        spot: Service { desired: 9, tasks: spot },
-        on_demand: Service { desired: 5, tasks: on_demand },
+        spot: Service { desired: 9, tasks: spot.into() },
+        on_demand: Service { desired: 5, tasks: on_demand.into() },
         is_deploying: false,
     };
     // Events told that 7 and 8 are lost, and of one that has never been seen.
@@ -53,5 +53,8 @@ fn tasks_are_counted_by_what_they_are_and_will_be() {
         is_fresh: false,
     };
     assert_eq!(observation.seen(Timestamp(10_000), 9, &doomed), expected);
+    let calm = observation.seen(Timestamp(10_000), 9, &BTreeMap::new());
+    assert_eq!(calm.spot, Counts { starting: 3, ready: 3, warned: 1 }, "nothing was told");
+    assert_eq!((calm.on_demand, calm.oldest_pending), (expected.on_demand, Millis(10_000)));
     assert_eq!(observation.age(Timestamp(10_000)), Millis(2_000));
 }
