@@ -16,8 +16,9 @@ pub const SERVICES_BATCH: usize = 10;
 /// Source: ECS API reference, `DescribeTasks` (read 2023): a hundred tasks a call; `ListTasks` pages of as many.
 pub const TASKS_BATCH: usize = 100;
 
-/// Pages of one listing. 1,000 pages of 100 are more than a cluster may hold (5,000 services, 5,000 tasks a service).
-const PAGES_MAX: usize = 1_000;
+/// Pages of one listing: half a million tasks. One that goes on beyond is an error: half a list looks like a fleet that
+/// has lost half of its tasks.
+const PAGES_MAX: usize = 5_000;
 
 /// ECS, as one account sees it.
 #[derive(Clone, Debug)]
@@ -146,6 +147,11 @@ pub enum Wanted {
     Stopped,
 }
 
+fn endless(operation: Operation, resource: &str) -> AwsError {
+    let message = format!("the list has more than {PAGES_MAX} pages");
+    AwsError { message, ..AwsError::new(operation, resource, crate::Kind::Invalid) }
+}
+
 impl Aws {
     /// ECS.
     #[must_use]
@@ -172,10 +178,10 @@ impl Ecs {
             all.extend(page.service_arns.unwrap_or_default());
             next = page.next_token.filter(|token| !token.is_empty());
             if next.is_none() {
-                break;
+                return Ok(all);
             }
         }
-        Ok(all)
+        Err(endless(Operation::ListServices, cluster))
     }
 
     /// ARNs of the tasks of a service, or of the whole cluster.
@@ -206,10 +212,10 @@ impl Ecs {
             all.extend(page.task_arns.unwrap_or_default());
             next = page.next_token.filter(|token| !token.is_empty());
             if next.is_none() {
-                break;
+                return Ok(all);
             }
         }
-        Ok(all)
+        Err(endless(Operation::ListTasks, service.unwrap_or(cluster)))
     }
 
     /// Services by name or ARN, ten a call; the first call that fails ends it.

@@ -345,3 +345,25 @@ async fn what_went_wrong_is_told_even_when_the_last_try_is_cut_short() {
     let results = aws_at(&queue.url()).sqs().give_back("q", &["r".to_owned()], Duration::ZERO, within).await;
     told(results[0].as_ref().expect_err("throttled"));
 }
+
+#[tokio::test]
+async fn a_long_list_is_read_to_its_end_and_one_without_end_is_an_error() {
+    // One task a page, so that as many pages as more than a hundred thousand tasks have are quickly told.
+    let page = |last: u64| {
+        move |request: &lifeboat_aws::testing::Request| {
+            let asked: serde_json::Value = serde_json::from_slice(&request.body).expect("JSON");
+            let number = asked["nextToken"].as_str().map_or(0, |token| token.parse::<u64>().expect("ours"));
+            let next = (number < last).then(|| (number + 1).to_string());
+            Reply::Ok(
+                serde_json::json!({ "taskArns": [format!("t{number}")], "nextToken": next }).to_string(),
+            )
+        }
+    };
+    let wire = Wire::start(None, page(1_099));
+    let tasks = aws_at(&wire.url()).ecs().list_tasks("c", None, Wanted::Running, 5 * WITHIN).await;
+    assert_eq!(tasks.expect("listed").len(), 1_100);
+    let wire = Wire::start(None, page(u64::MAX));
+    let endless = aws_at(&wire.url()).ecs().list_tasks("c", None, Wanted::Running, WITHIN).await;
+    // By its pages, or on a slow machine by the time: never half a list.
+    endless.expect_err("half a list looks like half a fleet");
+}

@@ -32,48 +32,46 @@ pub struct Told {
     pub text: String,
 }
 
-/// Takes alerts and never waits.
+/// Takes alerts and never waits. Each topic has a queue of its own: one that is away does not keep another from its
+/// alerts.
 #[derive(Clone, Debug)]
 pub(crate) struct AlertQueue {
-    sender: mpsc::Sender<Told>,
+    senders: Vec<mpsc::Sender<Told>>,
     counters: Arc<Counters>,
 }
 
 impl AlertQueue {
-    /// The queue, and its other end for [`deliver`].
-    pub(crate) fn new(counters: Arc<Counters>) -> (Self, mpsc::Receiver<Told>) {
-        let (sender, receiver) = mpsc::channel(WAITING_MAX);
-        (Self { sender, counters }, receiver)
+    /// The queue, and for each of `topics` the other end for [`deliver`].
+    pub(crate) fn new(topics: usize, counters: Arc<Counters>) -> (Self, Vec<mpsc::Receiver<Told>>) {
+        let (senders, receivers) = (0..topics).map(|_| mpsc::channel(WAITING_MAX)).unzip();
+        (Self { senders, counters }, receivers)
     }
 
     pub(crate) fn tell(&self, told: Told) {
-        if self.sender.try_send(told).is_err() {
-            self.counters.alerts_lost.one();
+        for sender in &self.senders {
+            if sender.try_send(told.clone()).is_err() {
+                self.counters.alerts_lost.one();
+                tracing::error!(subject = told.subject, "an alert was lost: too many wait");
+            }
         }
     }
 }
 
-/// Delivers alerts until nobody sends any more.
+/// Delivers alerts to one topic until nobody sends any more.
 pub(crate) async fn deliver(
     mut waiting: mpsc::Receiver<Told>,
-    topics: Vec<Arc<dyn Alerts>>,
+    topic: Arc<dyn Alerts>,
     counters: Arc<Counters>,
 ) {
     while let Some(told) = waiting.recv().await {
-        let sends = topics.iter().map(|topic| {
-            let (counters, told) = (&counters, &told);
-            async move {
-                let send = || within(SEND_MAX, topic.send(&told.subject, &told.text));
-                match tried(TRIES, key(topic.name()), send).await {
-                    Ok(()) => counters.alerts_sent.one(),
-                    Err(error) => {
-                        counters.alerts_lost.one();
-                        tracing::error!(topic = topic.name(), subject = told.subject, %error, "an alert was lost");
-                    }
-                }
+        let send = || within(SEND_MAX, topic.send(&told.subject, &told.text));
+        match tried(TRIES, key(topic.name()), send).await {
+            Ok(()) => counters.alerts_sent.one(),
+            Err(error) => {
+                counters.alerts_lost.one();
+                tracing::error!(topic = topic.name(), subject = told.subject, %error, "an alert was lost");
             }
-        });
-        futures_util::future::join_all(sends).await;
+        }
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Found {
     pub pairs: BTreeMap<String, Pair>,
     /// What a person should know: half a pair, two of one name.
     pub problems: Vec<String>,
+    /// By cluster and service: whose it is.
+    taken: BTreeMap<(String, String), String>,
 }
 
 /// Finds the pairs among the active services of each cluster. A cluster that could not be listed is left out of
@@ -77,9 +79,19 @@ impl Found {
     fn add(&mut self, pair: Pair) {
         if self.pairs.contains_key(&pair.name) {
             self.problems.push(format!("two pairs are named {}: the second is left alone", pair.name));
-        } else {
-            self.pairs.insert(pair.name.clone(), pair);
+            return;
         }
+        // Two that set the count of one service would undo each other's orders for ever.
+        let keys = [&pair.spot, &pair.on_demand].map(|service| (pair.cluster.clone(), service.clone()));
+        if let Some((service, owner)) =
+            keys.iter().find_map(|key| self.taken.get(key).map(|owner| (&key.1, owner)))
+        {
+            let problem = format!("{}: {service} belongs to {owner}: this pair is left alone", pair.name);
+            self.problems.push(problem);
+            return;
+        }
+        self.taken.extend(keys.into_iter().map(|key| (key, pair.name.clone())));
+        self.pairs.insert(pair.name.clone(), pair);
     }
 }
 
@@ -215,6 +227,21 @@ mod tests {
         assert_eq!(told(&found), ["a: a-spot a-standard", "b: there is no active service b-standard"]);
         let target = found.pairs["a"].terms.target;
         assert_eq!(target, lifeboat_core::failover::machine::Target::Fixed(3));
+    }
+
+    #[test]
+    fn a_service_belongs_to_one_pair_and_what_is_listed_comes_first() {
+        let config = "[[service]]\nname = 'orders'\nspot = 'web-spot'\non_demand = 'web-standard'\n\
+                      [[service]]\nname = 'z'\non_demand = 'web-standard'";
+        let names = ["web-spot", "web-standard", "z-spot", "z-standard"];
+        let found = found(config, names.iter().map(|name| view(name, &[])).collect());
+        let told = told(&found);
+        let expected = [
+            "orders: web-spot web-standard",
+            "z: web-standard belongs to orders: this pair is left alone",
+            "web: web-spot belongs to orders: this pair is left alone",
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]

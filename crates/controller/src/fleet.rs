@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use lifeboat_core::backoff::Backoff;
 use lifeboat_core::time::Millis;
@@ -25,7 +26,7 @@ use crate::machines::{self, Layer3};
 use crate::metrics::{Publisher, serve};
 use crate::observe::{LOOKS_MAX, Look, Observer, SERVICES_A_CALL};
 use crate::port::{Alerts, CallError, Commands, Ecs, Inbox, Metrics, ServiceView};
-use crate::service::{Worker, World};
+use crate::service::{Worker, World, asked};
 use crate::snapshot::Snapshot;
 use crate::store::Store;
 
@@ -108,7 +109,7 @@ pub enum FleetError {
 }
 
 struct Fleet {
-    settings: Settings,
+    settings: Arc<Settings>,
     ports: Ports,
     world: Arc<World>,
     observers: BTreeMap<String, mpsc::Sender<Look>>,
@@ -141,7 +142,7 @@ pub async fn run(
     };
     let counters = Arc::new(Counters::default());
     let (ledger, entries) = mpsc::channel(ENTRIES_MAX);
-    let (alerts, told) = AlertQueue::new(Arc::clone(&counters));
+    let (alerts, told) = AlertQueue::new(ports.alerts.len(), Arc::clone(&counters));
     let world = Arc::new(World {
         clock,
         store: Arc::clone(&ports.store),
@@ -154,7 +155,9 @@ pub async fn run(
     let (directory, seen) = watch::channel(Arc::new(Directory::default()));
     // What must still work when everything else has stopped.
     let mut last = JoinSet::new();
-    last.spawn(deliver(told, ports.alerts.clone(), Arc::clone(&counters)));
+    for (waiting, topic) in told.into_iter().zip(&ports.alerts) {
+        last.spawn(deliver(waiting, Arc::clone(topic), Arc::clone(&counters)));
+    }
     let mut parts = JoinSet::new();
     let observers = observers(&settings, &world, &seen, &mut parts);
     if let Some(listener) = listener {
@@ -162,7 +165,7 @@ pub async fn run(
     }
     parts.spawn(publisher(&settings, &ports, &world, &seen).run());
     let fleet = Fleet {
-        settings,
+        settings: Arc::new(settings),
         ports,
         world,
         observers,
@@ -220,6 +223,57 @@ fn publisher(
     }
 }
 
+/// What finds services: it holds nothing of the fleet, so that the fleet goes on meanwhile.
+struct Finder {
+    settings: Arc<Settings>,
+    ecs: Arc<dyn Ecs>,
+    world: Arc<World>,
+}
+
+type Finding = BoxFuture<'static, (Found, BTreeMap<String, CallError>)>;
+
+async fn found(finding: &mut Option<Finding>) -> (Found, BTreeMap<String, CallError>) {
+    match finding {
+        Some(finding) => finding.await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Finder {
+    /// All pairs, and the clusters that could not be listed.
+    async fn find(self) -> (Found, BTreeMap<String, CallError>) {
+        let mut clusters = BTreeMap::new();
+        let mut failed = BTreeMap::new();
+        for cluster in &self.settings.clusters {
+            match self.services_of(cluster).await {
+                Ok(services) => {
+                    clusters.insert(cluster.clone(), services);
+                }
+                Err(error) => {
+                    failed.insert(cluster.clone(), error);
+                }
+            }
+        }
+        (discover::pairs(&self.settings, &clusters), failed)
+    }
+
+    async fn services_of(&self, cluster: &str) -> Result<Vec<ServiceView>, CallError> {
+        let ecs = &self.ecs;
+        self.world.counters.ecs_calls.one();
+        let names = tried(4, 0, || within(CALL_MAX, ecs.services(cluster))).await?;
+        let chunks: Vec<Vec<String>> = names.chunks(SERVICES_A_CALL).map(<[String]>::to_vec).collect();
+        let described: Vec<Vec<ServiceView>> = stream::iter(chunks)
+            .map(|chunk| async move {
+                self.world.counters.ecs_calls.one();
+                tried(4, 0, || within(CALL_MAX, ecs.describe_services(cluster, &chunk))).await
+            })
+            .buffer_unordered(4)
+            .try_collect()
+            .await?;
+        Ok(described.into_iter().flatten().collect())
+    }
+}
+
 type Ends = (mpsc::Sender<Entry>, mpsc::Receiver<Entry>, AlertQueue);
 
 impl Fleet {
@@ -252,10 +306,16 @@ impl Fleet {
         let (mut stored, mut prune) = (every(STORED_EVERY), every(PRUNE_EVERY));
         let mut settled = every(Millis(500));
         let until = clock.now() + ONCE_MAX;
+        let mut finding: Option<Finding> = None;
         let done = loop {
             tokio::select! {
                 () = &mut shutdown => break Ok(()),
-                _ = find.tick() => self.find().await,
+                // Beside everything else: ECS may take its time.
+                _ = find.tick(), if finding.is_none() => finding = Some(Box::pin(self.finder().find())),
+                (found, failed) = found(&mut finding) => {
+                    finding = None;
+                    self.take(found, failed);
+                }
                 _ = stored.tick() => self.tell_stored().await,
                 _ = prune.tick() => self.prune().await,
                 _ = settled.tick(), if mode.is_once => match self.unsettled() {
@@ -324,7 +384,7 @@ impl Fleet {
     /// The first time it must succeed: with nobody known, every event would be nobody's.
     async fn find_first(&mut self) -> Result<(), FleetError> {
         for attempt in 0_u32.. {
-            let (found, failed) = self.look_for_services().await;
+            let (found, failed) = self.finder().find().await;
             match failed.into_iter().next() {
                 None => {
                     self.apply(found, &BTreeSet::new());
@@ -343,44 +403,19 @@ impl Fleet {
         Ok(())
     }
 
-    async fn find(&mut self) {
-        let (found, failed) = self.look_for_services().await;
+    fn finder(&self) -> Finder {
+        Finder {
+            settings: Arc::clone(&self.settings),
+            ecs: Arc::clone(&self.ports.ecs),
+            world: Arc::clone(&self.world),
+        }
+    }
+
+    fn take(&mut self, found: Found, failed: BTreeMap<String, CallError>) {
         for (cluster, error) in &failed {
             tracing::warn!(cluster, %error, "its services could not be listed; those known stay");
         }
         self.apply(found, &failed.into_keys().collect());
-    }
-
-    async fn look_for_services(&self) -> (Found, BTreeMap<String, CallError>) {
-        let mut clusters = BTreeMap::new();
-        let mut failed = BTreeMap::new();
-        for cluster in &self.settings.clusters {
-            match self.services_of(cluster).await {
-                Ok(services) => {
-                    clusters.insert(cluster.clone(), services);
-                }
-                Err(error) => {
-                    failed.insert(cluster.clone(), error);
-                }
-            }
-        }
-        (discover::pairs(&self.settings, &clusters), failed)
-    }
-
-    async fn services_of(&self, cluster: &str) -> Result<Vec<ServiceView>, CallError> {
-        let ecs = &self.ports.ecs;
-        self.world.counters.ecs_calls.one();
-        let names = tried(4, 0, || within(CALL_MAX, ecs.services(cluster))).await?;
-        let chunks: Vec<Vec<String>> = names.chunks(SERVICES_A_CALL).map(<[String]>::to_vec).collect();
-        let described: Vec<Vec<ServiceView>> = stream::iter(chunks)
-            .map(|chunk| async move {
-                self.world.counters.ecs_calls.one();
-                tried(4, 0, || within(CALL_MAX, ecs.describe_services(cluster, &chunk))).await
-            })
-            .buffer_unordered(4)
-            .try_collect()
-            .await?;
-        Ok(described.into_iter().flatten().collect())
     }
 
     /// Gives new pairs a worker and lets those go that are no longer there.
@@ -430,7 +465,7 @@ impl Fleet {
 
     async fn tell_stored(&self) {
         let names: Vec<String> = self.members.keys().cloned().collect();
-        match self.ports.store.generations(&names).await {
+        match asked(self.ports.store.generations(&names)).await {
             Ok(stored) => {
                 for (name, generation) in stored {
                     if let Some(member) = self.members.get(&name) {
@@ -444,7 +479,7 @@ impl Fleet {
 
     async fn prune(&self) {
         let before = self.world.clock.now().before(self.settings.history);
-        match self.ports.store.prune(before).await {
+        match asked(self.ports.store.prune(before)).await {
             Ok(0) => {}
             Ok(entries) => tracing::info!(entries, "old history was deleted"),
             Err(error) => tracing::warn!(%error, "old history could not be deleted"),

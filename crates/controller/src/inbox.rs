@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lifeboat_core::failover::event::{Event, Happening};
 use lifeboat_core::failover::machine::Receipt;
@@ -176,19 +177,8 @@ impl Post {
         let now = self.clock.now();
         let directory = Arc::clone(&self.directory.borrow());
         let sorted = self.sort(now, &directory, messages);
-        let mut void = sorted.void;
-        for (message, why) in sorted.unreadable {
-            self.counters.messages_unreadable.one();
-            tracing::warn!(why, receives = message.receives, "a message cannot be read");
-            match within(CALL_MAX, self.inbox.bury(&message.body, &why)).await {
-                Ok(true) => void.push(message.handle),
-                // It comes again until the queue's own redrive policy moves it.
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "the dead-letter queue takes nothing"),
-            }
-        }
-        if !void.is_empty() {
-            let _ = self.ledger.send(Entry::Void(void)).await; // at the end they come again
+        if !sorted.void.is_empty() {
+            let _ = self.ledger.send(Entry::Void(sorted.void)).await; // at the end they come again
         }
         for (name, (events, handles)) in sorted.by_service {
             let Some(member) = directory.get(&name) else { continue };
@@ -198,6 +188,29 @@ impl Post {
         let (events, handles) = sorted.machines;
         if let (Some(machines), false) = (&self.machines, events.is_empty()) {
             self.hold(handles, |receipt| machines.try_send(MachineMail { receipt, events }).is_ok()).await;
+        }
+        // Last: the dead-letter queue may be slow, and nobody else has to wait for it.
+        self.bury(sorted.unreadable).await;
+    }
+
+    async fn bury(&self, unreadable: Vec<(Message, String)>) {
+        let burials = unreadable.into_iter().map(|(message, why)| async move {
+            self.counters.messages_unreadable.one();
+            tracing::warn!(why, receives = message.receives, "a message cannot be read");
+            match within(CALL_MAX, self.inbox.bury(&message.body, &why)).await {
+                Ok(true) => Some(message.handle),
+                // It comes again until the queue's own redrive policy moves it.
+                Ok(false) => None,
+                Err(error) => {
+                    tracing::warn!(%error, "the dead-letter queue takes nothing");
+                    None
+                }
+            }
+        });
+        let buried = futures_util::future::join_all(burials).await;
+        let buried: Vec<String> = buried.into_iter().flatten().collect();
+        if !buried.is_empty() {
+            let _ = self.ledger.send(Entry::Void(buried)).await; // at the end they come again
         }
     }
 
@@ -295,6 +308,7 @@ impl Ledger {
         let mut held: BTreeMap<u64, Held> = BTreeMap::new();
         let mut done: Vec<String> = Vec::new();
         let mut deletes = FuturesUnordered::new();
+        let mut hiding: Option<BoxFuture<'_, ()>> = None;
         let visible = self.clock.real_time(self.visibility);
         let mut extend = tokio::time::interval((visible / 3).max(Duration::from_millis(20)));
         extend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -321,7 +335,12 @@ impl Ledger {
                 },
                 Some(()) = deletes.next() => {}
                 () = tokio::time::sleep_until(flush), if deletes.len() < DELETES_MAX && !done.is_empty() => {}
-                _ = extend.tick(), if is_open => self.extend(&mut held, visible).await,
+                // Beside everything else: a queue that hides nothing must not keep what is done from its deletion, nor
+                // anybody who has something to say from saying it.
+                _ = extend.tick(), if is_open && hiding.is_none() => {
+                    hiding = Some(Box::pin(self.hide(self.due(&mut held, visible))));
+                }
+                () = hidden(&mut hiding) => hiding = None,
             }
         }
     }
@@ -370,8 +389,8 @@ impl Ledger {
         crash::point("deleted");
     }
 
-    /// Hides again what has used up a third of its time.
-    async fn extend(&self, held: &mut BTreeMap<u64, Held>, visible: Duration) {
+    /// What has used up a third of its time and is to be hidden again; what is held for too long is let go.
+    fn due(&self, held: &mut BTreeMap<u64, Held>, visible: Duration) -> Vec<String> {
         let now = Instant::now();
         let longest = self.clock.real_time(HELD_MAX).max(visible);
         let all = held.len();
@@ -382,6 +401,10 @@ impl Ledger {
             held.extended = now;
             handles.extend(held.handles.iter().cloned());
         }
+        handles
+    }
+
+    async fn hide(&self, handles: Vec<String>) {
         let batches: Vec<Vec<String>> = handles.chunks(BATCH).map(<[String]>::to_vec).collect();
         let calls = batches.into_iter().map(|batch| async move {
             let hidden = within(CALL_MAX, self.inbox.extend(&batch, self.visibility.to_duration())).await;
@@ -390,6 +413,13 @@ impl Ledger {
             }
         });
         futures_util::stream::iter(calls).buffer_unordered(DELETES_MAX).collect::<Vec<()>>().await;
+    }
+}
+
+async fn hidden(hiding: &mut Option<BoxFuture<'_, ()>>) {
+    match hiding {
+        Some(hiding) => hiding.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -36,6 +36,16 @@ const TRIES: u32 = 4;
 /// One call, in real time; a list may have many pages.
 const CALL_MAX: Duration = Duration::from_secs(60);
 
+/// With more tasks than this the cluster is not listed as a whole: a list has a hundred tasks a page, one page after the
+/// other, and a look that took longer than 20 s stops nothing any more.
+const WHOLE_MAX: usize = 10_000;
+
+/// Where the whole cluster could not be looked at, its services are looked at one by one for so long.
+const WHOLE_AGAIN: Millis = Millis::from_secs(600);
+
+/// Pairs that are looked at together where the cluster is not listed as a whole.
+const GROUP: usize = 50;
+
 /// Looks that may wait.
 pub(crate) const LOOKS_MAX: usize = 4_096;
 
@@ -71,6 +81,8 @@ impl Observer {
     pub(crate) async fn run(self, mut looks: mpsc::Receiver<Look>) {
         // How many tasks the whole cluster had, once that is known.
         let mut tasks_known: Option<usize> = None;
+        // Not before is the whole cluster listed again.
+        let mut whole_from = Timestamp(i64::MIN);
         let mut waiting = Vec::new();
         while looks.recv_many(&mut waiting, LOOKS_MAX).await > 0 {
             tokio::time::sleep(self.clock.real_time(GATHER)).await;
@@ -80,35 +92,60 @@ impl Observer {
             let directory = Arc::clone(&self.directory.borrow());
             let all: Vec<Arc<Pair>> =
                 directory.in_cluster(&self.cluster).map(|(_, member)| Arc::clone(&member.pair)).collect();
-            let asked: BTreeSet<String> = waiting.iter().map(|look| look.name.clone()).collect();
-            let is_whole = is_whole(asked.len(), all.len(), tasks_known);
-            let pairs: Vec<Arc<Pair>> =
-                all.into_iter().filter(|pair| is_whole || asked.contains(&pair.name)).collect();
-            let sweep = self.sweep(&pairs, is_whole).await;
-            match &sweep {
-                Ok(sweep) if is_whole => tasks_known = Some(sweep.tasks.values().map(Vec::len).sum()),
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(cluster = self.cluster, %error, "services could not be looked at");
-                }
-            }
-            let sweep = sweep.ok();
+            let mut asked: BTreeMap<String, Vec<Look>> = BTreeMap::new();
             for look in waiting.drain(..) {
-                let Some(member) = directory.get(&look.name) else { continue };
-                let seen = sweep.as_ref().and_then(|sweep| sweep.of(&member.pair));
+                asked.entry(look.name.clone()).or_default().push(look);
+            }
+            let now = self.clock.now();
+            if now >= whole_from && is_whole(asked.len(), all.len(), tasks_known) {
+                let sweep = self.sweep(&all, true).await;
+                match &sweep {
+                    Ok(sweep) => tasks_known = Some(sweep.tasks.values().map(Vec::len).sum()),
+                    Err(_) => whole_from = now + WHOLE_AGAIN,
+                }
+                self.answer(&directory, &all, sweep, &mut asked);
+                continue;
+            }
+            // A few at a time: each look is as old as its own first call.
+            let pairs: Vec<Arc<Pair>> =
+                all.into_iter().filter(|pair| asked.contains_key(&pair.name)).collect();
+            for group in pairs.chunks(GROUP) {
+                let sweep = self.sweep(group, false).await;
+                self.answer(&directory, group, sweep, &mut asked);
+            }
+        }
+    }
+
+    /// Tells what `sweep` showed of `pairs` to those who asked, and to those who did not.
+    fn answer(
+        &self,
+        directory: &Directory,
+        pairs: &[Arc<Pair>],
+        sweep: Result<Sweep, CallError>,
+        asked: &mut BTreeMap<String, Vec<Look>>,
+    ) {
+        if let Err(error) = &sweep {
+            tracing::warn!(cluster = self.cluster, %error, "services could not be looked at");
+        }
+        let sweep = sweep.ok();
+        for pair in pairs {
+            let seen = sweep.as_ref().and_then(|sweep| sweep.of(pair));
+            let Some(looks) = asked.remove(&pair.name) else {
+                self.mail(directory, pair, seen);
+                continue;
+            };
+            for look in looks {
                 // Who did not wait for a look at a large cluster gets it in the mail.
-                if let Err(Some(seen)) = look.reply.send(seen) {
-                    let _ = member.mail.try_send(Mail::Seen(seen)); // it asks again in any case
+                if let Err(Some(seen)) = look.reply.send(seen.clone()) {
+                    self.mail(directory, pair, Some(seen));
                 }
             }
-            if let (Some(sweep), true) = (&sweep, is_whole) {
-                let others = directory.in_cluster(&self.cluster).filter(|(name, _)| !asked.contains(*name));
-                for (_, member) in others {
-                    if let Some(seen) = sweep.of(&member.pair) {
-                        let _ = member.mail.try_send(Mail::Seen(seen)); // it was not asked for
-                    }
-                }
-            }
+        }
+    }
+
+    fn mail(&self, directory: &Directory, pair: &Pair, seen: Option<Observation>) {
+        if let (Some(seen), Some(member)) = (seen, directory.get(&pair.name)) {
+            let _ = member.mail.try_send(Mail::Seen(seen)); // it asks again in any case
         }
     }
 
@@ -208,6 +245,9 @@ impl Observer {
 /// is not known yet is found out that way.
 fn is_whole(asked: usize, pairs: usize, tasks_known: Option<usize>) -> bool {
     let Some(tasks) = tasks_known else { return asked * 4 >= pairs };
+    if tasks > WHOLE_MAX {
+        return false;
+    }
     // Listed and described.
     let pages = |tasks: usize| 2 * tasks.div_ceil(TASKS_A_CALL).max(1);
     let whole = pages(tasks) + (2 * pairs).div_ceil(SERVICES_A_CALL);
@@ -256,5 +296,6 @@ mod tests {
         assert!(is_whole(1_000, 1_000, Some(5_000)), "5 tasks each: 300 calls against 2,250");
         assert!(!is_whole(1, 1_000, Some(5_000)));
         assert!(!is_whole(1, 2, Some(400)), "the other's two hundred tasks are not needed");
+        assert!(!is_whole(1_000, 1_000, Some(200_000)), "2,000 pages one after the other");
     }
 }

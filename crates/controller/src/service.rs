@@ -4,13 +4,13 @@
 //! A look runs beside them, so that an event need not wait for it; one that may show what was before an order is
 //! thrown away and taken anew.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lifeboat_core::failover::machine::{Effect, Input, Machine, Order};
+use lifeboat_core::failover::machine::{Effect, Input, Machine, Order, RECEIPTS_MAX, Receipt};
 use lifeboat_core::failover::observation::{Capacity, Observation};
 use lifeboat_core::failover::state::State;
 use lifeboat_core::time::{Millis, Timestamp};
@@ -67,6 +67,8 @@ pub(crate) struct Worker {
     wants_look: bool,
     ordered_at: Timestamp,
     wake_at: Timestamp,
+    /// What the machine has taken and not acknowledged.
+    receipts: BTreeSet<Receipt>,
 }
 
 impl Worker {
@@ -90,6 +92,7 @@ impl Worker {
             wants_look: false,
             ordered_at: Timestamp(i64::MIN),
             wake_at: Timestamp(i64::MIN),
+            receipts: BTreeSet::new(),
         }
     }
 
@@ -117,7 +120,7 @@ impl Worker {
                 }
                 letter = mail.recv() => match letter {
                     Some(letter) => self.read(letter),
-                    None => return,
+                    None => return self.let_all_go(),
                 },
                 () = wake => self.input(Input::Woke),
             }
@@ -126,7 +129,17 @@ impl Worker {
 
     fn read(&mut self, letter: Mail) {
         match letter {
-            Mail::Events { receipt, events } => self.input(Input::Events { receipt, events }),
+            Mail::Events { receipt, events } => {
+                let is_taken = self.receipts.len() < RECEIPTS_MAX;
+                if is_taken {
+                    self.receipts.insert(receipt);
+                }
+                // One that is not taken still tells which tasks are lost.
+                self.input(Input::Events { receipt, events });
+                if !is_taken {
+                    self.let_go(receipt);
+                }
+            }
             Mail::Seen(observation) => {
                 if !self.has_orders() && observation.at > self.ordered_at && self.machine.state().is_some() {
                     self.input(Input::Observed(observation));
@@ -139,6 +152,18 @@ impl Worker {
                     self.input(Input::Fenced);
                 }
             }
+        }
+    }
+
+    /// Its messages come again as soon as they are visible, not when the ledger loses patience: by then the window
+    /// would be over.
+    fn let_go(&self, receipt: Receipt) {
+        let _ = self.world.ledger.try_send(Entry::LetGo(receipt)); // the ledger's patience ends in any case
+    }
+
+    fn let_all_go(&self) {
+        for receipt in &self.receipts {
+            self.let_go(*receipt);
         }
     }
 
@@ -165,7 +190,12 @@ impl Worker {
         for effect in turn.effects {
             match effect {
                 Effect::Observe => self.wants_look = true,
-                other => self.effects.push_back(other),
+                other => {
+                    if let Effect::Acknowledge(receipt) = &other {
+                        self.receipts.remove(receipt);
+                    }
+                    self.effects.push_back(other);
+                }
             }
         }
         self.wake_at = turn.wake_at;
@@ -236,7 +266,12 @@ impl Worker {
         let seen = self.machine.observed();
         let before = *self.snapshot.borrow();
         let next = match self.machine.state() {
-            Some(state) => of_state(&self.pair, state, seen, now, is_idle, &before),
+            Some(state) => {
+                let next = of_state(&self.pair, state, seen, now, is_idle, &before);
+                // Of a dry run ECS is never told: it has come to rest when it has seen and decided.
+                let is_settled = next.is_settled || (self.world.is_dry_run && is_idle && seen.is_some());
+                Snapshot { is_settled, ..next }
+            }
             None => before,
         };
         // Readers look at intervals; nobody is woken for it.
@@ -288,7 +323,7 @@ async fn doing<T>(doing: &mut Option<Doing<T>>) -> T {
 }
 
 /// A call of the store, given up in time.
-async fn asked<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+pub(crate) async fn asked<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     match tokio::time::timeout(CALL_MAX, call).await {
         Ok(done) => done,
         Err(_) => Err(StoreError::Unavailable(format!("no answer within {} ms", CALL_MAX.as_millis()))),
@@ -335,7 +370,8 @@ async fn give(world: &World, pair: &Pair, order: Order) -> Input {
     };
     if world.is_dry_run {
         tracing::info!(service, count = order.count, "would set the desired count");
-        return Input::Ordered;
+        // It stays as it is: the machine would order it again and again, and so does ever more rarely.
+        return Input::OrderFailed;
     }
     crash::point("order");
     match asked(world.store.generation(&pair.name)).await {

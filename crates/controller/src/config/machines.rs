@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{ConfigError, invalid};
+
 /// `[machines]`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -35,10 +37,11 @@ pub struct Machines {
 }
 
 impl MachinesConfig {
-    pub(super) fn settings(&self) -> Machines {
-        Machines {
-            command: self.command.clone().unwrap_or_else(|| "lifeboat evacuate".to_owned()),
-            rebalance: self.rebalance.unwrap_or_default(),
+    pub(super) fn settings(&self) -> Result<Machines, ConfigError> {
+        let command = self.command.clone().unwrap_or_else(|| "lifeboat evacuate".to_owned());
+        if command.trim().is_empty() {
+            return Err(invalid("machines.command", "is empty; leave it out for `lifeboat evacuate`"));
         }
+        Ok(Machines { command, rebalance: self.rebalance.unwrap_or_default() })
     }
 }

@@ -57,6 +57,17 @@ pub struct Config {
     pub clock: Option<ClockConfig>,
 }
 
+/// Oftener than this costs calls and tells nothing more; more rarely, a new service is not managed for long.
+const EVERY_MIN: Millis = Millis::from_secs(10);
+const EVERY_MAX: Millis = Millis::from_secs(3_600);
+
+/// History that ends within the hour explains nothing; ten years are for ever.
+const HISTORY_MIN: Millis = Millis::from_secs(3_600);
+const HISTORY_MAX: Millis = Millis::from_secs(10 * 366 * 86_400);
+
+/// Tasks of one service. Source: ECS service quotas, 5,000 tasks a service, can be raised; read 2026-11.
+const TASKS_MAX: u32 = 100_000;
+
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -142,8 +153,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Invalid`] names the key and what to do.
     pub fn settings(&self) -> Result<Settings, ConfigError> {
-        let clusters =
-            if self.clusters.is_empty() { vec!["default".to_owned()] } else { self.clusters.clone() };
+        let clusters = clusters(&self.clusters)?;
         let terms = Terms { rules: self.policy.rules("policy")?, target: Target::FollowSpot };
         if self.store.sqlite.is_some() && self.store.dynamodb.is_some() {
             return Err(invalid("store", "sqlite and dynamodb exclude each other: choose one"));
@@ -168,21 +178,59 @@ impl Config {
         if !(1..=64).contains(&receivers) {
             return Err(invalid("queue.receivers", "must be from 1 to 64"));
         }
+        if let Some(queue) = queue {
+            queue.check()?;
+        }
+        let find_every = within("services.every", span(self.services.every, 60), EVERY_MIN, EVERY_MAX)?;
+        let metrics_every = within("metrics.every", span(self.metrics.every, 60), EVERY_MIN, EVERY_MAX)?;
+        let history = self.store.history.map_or(crate::store::HISTORY_KEPT, |span| span.0);
+        let history = within("store.history", history, HISTORY_MIN, HISTORY_MAX)?;
         Ok(Settings {
             find,
             terms,
             services,
-            find_every: span(self.services.every, 60),
+            find_every,
             visibility,
             receivers: receivers as usize,
-            history: self.store.history.map_or(crate::store::HISTORY_KEPT, |span| span.0),
-            metrics_every: span(self.metrics.every, 60),
-            machines: self.machines.as_ref().map(MachinesConfig::settings),
+            history,
+            metrics_every,
+            machines: self.machines.as_ref().map(MachinesConfig::settings).transpose()?,
             saving_per_task_hour: self.prices.map(PricesConfig::saving).transpose()?.unwrap_or(0),
             clock: self.clock.as_ref().map(ClockConfig::settings).transpose()?,
             clusters,
         })
     }
+}
+
+/// The clusters' names, as events name them: of an ARN the last part.
+fn clusters(given: &[String]) -> Result<Vec<String>, ConfigError> {
+    if given.is_empty() {
+        return Ok(vec!["default".to_owned()]);
+    }
+    let mut clusters: Vec<String> = Vec::new();
+    for cluster in given {
+        let name = name_of_cluster(cluster);
+        if name.is_empty() {
+            return Err(invalid("clusters", "has an empty name"));
+        }
+        if clusters.iter().any(|known| known == name) {
+            return Err(invalid("clusters", &format!("has {name:?} twice")));
+        }
+        clusters.push(name.to_owned());
+    }
+    Ok(clusters)
+}
+
+/// Source: ECS API, `cluster`: the short name or the ARN, `arn:aws:ecs:REGION:ACCOUNT:cluster/NAME`; read 2023.
+fn name_of_cluster(given: &str) -> &str {
+    if given.starts_with("arn:") { given.rsplit('/').next().unwrap_or(given) } else { given }
+}
+
+fn within(key: &str, span: Millis, least: Millis, most: Millis) -> Result<Millis, ConfigError> {
+    if (least..=most).contains(&span) {
+        return Ok(span);
+    }
+    Err(invalid(key, &format!("must be from {least} to {most}")))
 }
 
 fn span(given: Option<Span>, seconds: u64) -> Millis {

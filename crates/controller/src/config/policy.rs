@@ -6,10 +6,13 @@ use lifeboat_core::failover::window::FACTS_MAX;
 use lifeboat_core::time::Millis;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Span, invalid};
+use super::{ConfigError, Span, TASKS_MAX, invalid, within};
 
 /// While a shift is under way services are looked at every 10 s: no less often than more.
 const LOOK_EVERY_MIN: Millis = Millis::from_secs(10);
+
+/// A day, in seconds: longer than anything that is waited for here.
+const DAY: u64 = 86_400;
 
 /// A notice whose event was lost is over by then.
 const LOOK_EVERY_MAX: Millis = Millis::from_secs(120);
@@ -71,19 +74,25 @@ impl PolicyConfig {
                     let why = "belongs to the policy `switch`: set name = \"switch\", or leave it out";
                     return Err(invalid(&format!("{key}.{name}"), why));
                 }
-                Policy::Shortfall(Shortfall { spares: self.spares.unwrap_or(0) })
+                let spares = self.spares.unwrap_or(0);
+                if spares > TASKS_MAX {
+                    return Err(invalid(&format!("{key}.spares"), &format!("must be at most {TASKS_MAX}")));
+                }
+                Policy::Shortfall(Shortfall { spares })
             }
             PolicyName::Switch => Policy::Switch(self.switch(key)?),
         };
         let mut rules = Rules::new(policy);
-        rules.window = self.window.map_or(rules.window, |span| span.0);
-        rules.shift_max = self.shift_max.map_or(rules.shift_max, |span| span.0);
+        let span = |name: &str, given: Option<Span>, default: Millis, (least, most): (u64, u64)| {
+            let (least, most) = (Millis::from_secs(least), Millis::from_secs(most));
+            within(&format!("{key}.{name}"), given.map_or(default, |span| span.0), least, most)
+        };
+        rules.window = span("window", self.window, rules.window, (10, DAY))?;
+        // Each time that it is over a person is told.
+        rules.shift_max = span("shift_max", self.shift_max, rules.shift_max, (60, DAY))?;
         rules.degraded_max = rules.shift_max;
-        rules.hold = self.hold.map_or(rules.hold, |span| span.0);
+        rules.hold = span("hold", self.hold, rules.hold, (0, DAY))?;
         rules.look_every = self.look_every.map_or(rules.look_every, |span| span.0);
-        if rules.shift_max == Millis::ZERO {
-            return Err(invalid(&format!("{key}.shift_max"), "must be longer than nothing"));
-        }
         if !(LOOK_EVERY_MIN..=LOOK_EVERY_MAX).contains(&rules.look_every) {
             return Err(invalid(&format!("{key}.look_every"), "must be from 10s to 2m"));
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Span;
+use super::{ConfigError, Span, invalid};
 
 /// `[queue]`
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -19,6 +19,23 @@ pub struct QueueConfig {
     pub visibility: Option<Span>,
     /// Receives that run at once.
     pub receivers: Option<u32>,
+}
+
+impl QueueConfig {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let urls = [("queue.url", Some(&self.url)), ("queue.dead_letters", self.dead_letters.as_ref())];
+        for (key, url) in urls {
+            if url.is_some_and(|url| !url.starts_with("https://") && !url.starts_with("http://")) {
+                let why = "is no URL as SQS shows it (https://sqs.REGION.amazonaws.com/ACCOUNT/NAME); an ARN or a \
+                           name will not do";
+                return Err(invalid(key, why));
+            }
+        }
+        if self.dead_letters.as_ref() == Some(&self.url) {
+            return Err(invalid("queue.dead_letters", "must be another queue than queue.url"));
+        }
+        Ok(())
+    }
 }
 
 /// `[store]`

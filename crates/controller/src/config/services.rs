@@ -3,7 +3,7 @@
 use lifeboat_core::failover::machine::Target;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, PolicyConfig, Span, Terms, invalid};
+use super::{ConfigError, PolicyConfig, Span, TASKS_MAX, Terms, invalid, name_of_cluster};
 
 /// `[services]`
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -129,8 +129,8 @@ impl ServiceConfig {
         if self.name.is_empty() {
             return Err(invalid("service.name", "is missing"));
         }
-        let cluster = match (&self.cluster, clusters) {
-            (Some(cluster), _) if clusters.contains(cluster) => cluster.clone(),
+        let cluster = match (self.cluster.as_deref().map(name_of_cluster), clusters) {
+            (Some(cluster), _) if clusters.iter().any(|known| known == cluster) => cluster.to_owned(),
             (Some(cluster), _) => {
                 return Err(invalid(&key, &format!("its cluster {cluster:?} is not in `clusters`")));
             }
@@ -148,11 +148,22 @@ impl ServiceConfig {
             Some(policy) => policy.rules(&format!("{key}: policy"))?,
             None => terms.rules,
         };
+        let spot = self.spot.clone().unwrap_or(spot);
+        let on_demand = self.on_demand.clone().unwrap_or(on_demand);
+        if spot == on_demand {
+            return Err(invalid(
+                &key,
+                &format!("{spot:?} cannot be both its spot and its on_demand service"),
+            ));
+        }
+        if self.target.is_some_and(|target| target > TASKS_MAX) {
+            return Err(invalid(&key, &format!("its target must be at most {TASKS_MAX}")));
+        }
         Ok(ListedService {
             name: self.name.clone(),
             cluster,
-            spot: self.spot.clone().unwrap_or(spot),
-            on_demand: self.on_demand.clone().unwrap_or(on_demand),
+            spot,
+            on_demand,
             terms: Terms { rules, target: self.target.map_or(terms.target, Target::Fixed) },
         })
     }

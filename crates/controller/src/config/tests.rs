@@ -47,7 +47,6 @@ fn what_makes_no_sense_is_named_with_its_key() {
         ("[policy]\nname = 'switch'\nfloor_percent = 0", "policy.floor_percent"),
         ("[policy]\nname = 'switch'\ninterruptions = 65", "policy.interruptions"),
         ("[policy]\nname = 'switch'\ncapacity_errors = 4294967295", "policy.capacity_errors"),
-        ("[policy]\nshift_max = '0s'", "policy.shift_max"),
         ("[policy]\nwindow = '5'", "no duration"),
         ("[policy]\nlook_every = '5s'", "policy.look_every"),
         ("[policy]\nlook_every = '3m'", "policy.look_every"),
@@ -56,6 +55,19 @@ fn what_makes_no_sense_is_named_with_its_key() {
         ("[store]\nsqlite = 'a'\ndynamodb = 'b'", "store"),
         ("[metrics]\nprometheus = '0.0.0.0:9465'", "metrics.prometheus"),
         ("[queue]\nurl = 'q'\nvisibility = '1s'", "queue.visibility"),
+        ("[queue]\nurl = 'arn:aws:sqs:eu-west-1:1:q'", "queue.url"),
+        ("[queue]\nurl = 'https://q'\ndead_letters = 'https://q'", "queue.dead_letters"),
+        ("clusters = ['a', 'arn:aws:ecs:eu-west-1:1:cluster/a']", "clusters"),
+        ("clusters = ['']", "clusters"),
+        ("[[service]]\nname = 'a'\nspot = 'x'\non_demand = 'x'", "cannot be both"),
+        ("[[service]]\nname = 'a'\ntarget = 4000000000", "target must be at most"),
+        ("[policy]\nspares = 4000000000", "policy.spares"),
+        ("[policy]\nshift_max = '0s'", "policy.shift_max"),
+        ("[policy]\nwindow = '0s'", "policy.window"),
+        ("[services]\nevery = '0s'", "services.every"),
+        ("[metrics]\nevery = '0s'", "metrics.every"),
+        ("[store]\nhistory = '0s'", "store.history"),
+        ("[machines]\ncommand = ' '", "machines.command"),
         ("[clock]\nscale = 0\norigin = '2026-03-02T09:15:04Z'", "clock.scale"),
         ("[clock]\nscale = 2\norigin = 'now'", "clock.origin"),
         ("clusters = ['a', 'b']\n[[service]]\nname = 'x'", "needs a `cluster`"),
@@ -64,4 +76,13 @@ fn what_makes_no_sense_is_named_with_its_key() {
         let error = settings(text).expect_err(text);
         assert!(error.contains(said), "{text}: {error}");
     }
+}
+
+#[test]
+fn a_cluster_may_be_given_by_its_arn_and_is_named_as_events_name_it() {
+    let arn = "arn:aws:ecs:eu-west-1:123456789012:cluster/prod";
+    let text = format!("clusters = ['{arn}']\n[[service]]\nname = 'x'\ncluster = '{arn}'");
+    let settings = settings(&text).expect("valid");
+    assert_eq!(settings.clusters, ["prod"]);
+    assert_eq!(settings.services[0].cluster, "prod");
 }

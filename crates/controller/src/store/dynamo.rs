@@ -152,6 +152,24 @@ fn failed(error: AwsError) -> StoreError {
     }
 }
 
+/// Why nothing of a transaction was stored.
+///
+/// Source: DynamoDB API, `TransactWriteItems`, cancellation reasons; read 2026-11.
+fn cancelled(reasons: &[String]) -> Result<Committed, StoreError> {
+    let has = |wanted: &[&str]| reasons.iter().any(|reason| wanted.contains(&reason.as_str()));
+    // The generation is another one, or another transaction on the same item is under way: either way somebody else
+    // was faster.
+    if has(&["ConditionalCheckFailed", "TransactionConflict"]) {
+        return Ok(Committed::Conflict);
+    }
+    let text = format!("the transaction was cancelled: {}", reasons.join(", "));
+    // Nobody was faster: to load and decide anew at once would make it worse.
+    if has(&["ThrottlingError", "ProvisionedThroughputExceeded"]) {
+        return Err(StoreError::Throttled(text));
+    }
+    Err(StoreError::Unusable(text))
+}
+
 #[async_trait]
 impl Store for DynamoStore {
     async fn load(&self, service: &str) -> Result<Option<Box<State>>, StoreError> {
@@ -173,9 +191,7 @@ impl Store for DynamoStore {
         use lifeboat_aws::dynamodb::Transacted;
         match self.db.transact(self.writes(&commit), None, self.within).await.map_err(failed)? {
             Transacted::Done => Ok(Committed::Stored),
-            // Another transaction on the same item is under way, or the generation is another one: either way
-            // somebody else was faster, and nothing was stored.
-            Transacted::Cancelled(_) => Ok(Committed::Conflict),
+            Transacted::Cancelled(reasons) => cancelled(&reasons),
         }
     }
 
@@ -261,5 +277,24 @@ impl Store for DynamoStore {
             Put::Written => Ok(Committed::Stored),
             Put::Refused { .. } => Ok(Committed::Conflict),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_was_slower_has_a_conflict() {
+        let of = |reasons: &[&str]| {
+            let reasons: Vec<String> = reasons.iter().map(|reason| (*reason).to_owned()).collect();
+            cancelled(&reasons)
+        };
+        assert!(matches!(of(&["ConditionalCheckFailed", "None", "None"]), Ok(Committed::Conflict)));
+        assert!(matches!(of(&["TransactionConflict", "None"]), Ok(Committed::Conflict)));
+        assert!(matches!(of(&["None", "ThrottlingError"]), Err(StoreError::Throttled(_))));
+        assert!(matches!(of(&["None", "ProvisionedThroughputExceeded"]), Err(StoreError::Throttled(_))));
+        assert!(matches!(of(&["ValidationError", "None"]), Err(StoreError::Unusable(_))));
+        assert!(matches!(of(&["ConditionalCheckFailed", "ThrottlingError"]), Ok(Committed::Conflict)));
     }
 }

@@ -69,6 +69,10 @@ pub(crate) struct FakeEcs {
     pub(crate) journal: Arc<Journal>,
     /// So many calls are throttled.
     pub(crate) throttled: AtomicU32,
+    /// Listing services never ends.
+    pub(crate) hangs: AtomicBool,
+    /// So many counts are refused.
+    pub(crate) refused: AtomicU32,
 }
 
 impl FakeEcs {
@@ -95,6 +99,9 @@ pub(crate) fn task_arn(service: &str, number: u32) -> String {
 impl Ecs for FakeEcs {
     async fn services(&self, _cluster: &str) -> Result<Vec<String>, CallError> {
         self.throttle()?;
+        while self.hangs.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         Ok(self.services.lock().expect("unpoisoned").keys().cloned().collect())
     }
 
@@ -146,6 +153,12 @@ impl Ecs for FakeEcs {
 
     async fn set_desired(&self, _: &str, service: &str, count: u32) -> Result<(), CallError> {
         self.throttle()?;
+        let refused =
+            self.refused.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if refused.is_ok() {
+            self.journal.note(format!("refuse {service} {count}"));
+            return Err(CallError::Refused("no".to_owned()));
+        }
         self.journal.note(format!("order {service} {count}"));
         self.change(service, |service| {
             service.desired = count;
@@ -163,6 +176,12 @@ pub(crate) struct FakeQueue {
     pub(crate) buried: Mutex<Vec<String>>,
     pub(crate) journal: Arc<Journal>,
     pub(crate) has_dead_letters: bool,
+    /// The dead-letter queue takes so many milliseconds.
+    pub(crate) slow_burial_ms: AtomicU32,
+    /// A message that is not deleted comes again after so many milliseconds; 0: never.
+    pub(crate) visible_ms: AtomicU32,
+    /// What was received and is not deleted.
+    hidden: Mutex<BTreeMap<String, (String, Instant)>>,
     next: AtomicU32,
 }
 
@@ -187,9 +206,23 @@ impl Inbox for FakeQueue {
     async fn receive(&self) -> Result<Vec<Message>, CallError> {
         tokio::time::sleep(Duration::from_millis(2)).await;
         let mut waiting = self.waiting.lock().expect("unpoisoned");
+        let mut hidden = self.hidden.lock().expect("unpoisoned");
+        let visible = Duration::from_millis(u64::from(self.visible_ms.load(Ordering::SeqCst)));
+        if !visible.is_zero() {
+            let due = |(_, (_, since)): &(&String, &(String, Instant))| since.elapsed() >= visible;
+            let again: Vec<String> = hidden.iter().filter(due).map(|(handle, _)| handle.clone()).collect();
+            for handle in again {
+                let (body, _) = hidden.remove(&handle).expect("just found");
+                self.journal.note(format!("again {handle}"));
+                waiting.push_back((handle, body));
+            }
+        }
         let count = waiting.len().min(10);
         let messages: Vec<Message> =
             waiting.drain(..count).map(|(handle, body)| Message { handle, body, receives: 1 }).collect();
+        for message in &messages {
+            hidden.insert(message.handle.clone(), (message.body.clone(), Instant::now()));
+        }
         if !messages.is_empty() {
             self.journal.note(format!("receive {}", messages.len()));
         }
@@ -199,6 +232,7 @@ impl Inbox for FakeQueue {
     async fn delete(&self, handles: &[String]) -> Result<usize, CallError> {
         assert!((1..=10).contains(&handles.len()), "DeleteMessageBatch takes up to ten");
         for handle in handles {
+            self.hidden.lock().expect("unpoisoned").remove(handle);
             self.journal.note(format!("delete {handle}"));
         }
         Ok(0)
@@ -207,10 +241,16 @@ impl Inbox for FakeQueue {
     async fn extend(&self, handles: &[String], visibility: Duration) -> Result<(), CallError> {
         assert!((1..=10).contains(&handles.len()), "ChangeMessageVisibilityBatch takes up to ten");
         self.journal.note(format!("extend {} by {} s", handles.join(","), visibility.as_secs()));
+        let mut hidden = self.hidden.lock().expect("unpoisoned");
+        for handle in handles {
+            hidden.entry(handle.clone()).and_modify(|(_, since)| *since = Instant::now());
+        }
         Ok(())
     }
 
     async fn bury(&self, body: &str, _why: &str) -> Result<bool, CallError> {
+        let slow = self.slow_burial_ms.load(Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(u64::from(slow))).await;
         if self.has_dead_letters {
             self.buried.lock().expect("unpoisoned").push(body.to_owned());
         }
@@ -228,6 +268,16 @@ pub(crate) struct OddStore {
     pub(crate) unknown: AtomicU32,
     /// Each read of a generation takes so many milliseconds.
     pub(crate) slow_ms: AtomicU32,
+    /// Meters, and the generations of all services, are never told.
+    pub(crate) is_mute: AtomicBool,
+}
+
+impl OddStore {
+    async fn tell(&self) {
+        while self.is_mute.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 }
 
 #[async_trait]
@@ -243,6 +293,7 @@ impl Store for OddStore {
     }
 
     async fn generations(&self, services: &[String]) -> Result<BTreeMap<String, u64>, StoreError> {
+        self.tell().await;
         self.inner.generations(services).await
     }
 
@@ -276,6 +327,7 @@ impl Store for OddStore {
     }
 
     async fn meter(&self, service: &str) -> Result<Option<Meter>, StoreError> {
+        self.tell().await;
         self.inner.meter(service).await
     }
 
@@ -294,6 +346,15 @@ pub(crate) struct FakeTopic {
     pub(crate) told: Mutex<Vec<String>>,
     /// So many sends fail.
     pub(crate) failures: AtomicU32,
+    /// Sends never end.
+    pub(crate) hangs: AtomicBool,
+}
+
+impl FakeTopic {
+    pub(crate) fn new() -> Arc<Self> {
+        let (failures, hangs) = (AtomicU32::new(0), AtomicBool::new(false));
+        Arc::new(Self { told: Mutex::default(), failures, hangs })
+    }
 }
 
 #[async_trait]
@@ -307,6 +368,9 @@ impl Alerts for FakeTopic {
             self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         if failed.is_ok() {
             return Err(CallError::Unavailable("no".to_owned()));
+        }
+        while self.hangs.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.told.lock().expect("unpoisoned").push(subject.to_owned());
         Ok(())
@@ -329,11 +393,19 @@ pub(crate) struct FakeCommands {
     pub(crate) sent: Mutex<Vec<(Vec<String>, String)>>,
     /// Instances that SSM does not manage.
     pub(crate) unmanaged: Mutex<Vec<String>>,
+    /// So many sends fail.
+    pub(crate) failures: AtomicU32,
 }
 
 #[async_trait]
 impl Commands for FakeCommands {
     async fn run(&self, instances: &[String], command: &str) -> Result<(), CallError> {
+        assert!((1..=50).contains(&instances.len()), "SendCommand takes up to fifty");
+        let failed =
+            self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if failed.is_ok() {
+            return Err(CallError::Throttled("slow down".to_owned()));
+        }
         let unmanaged = self.unmanaged.lock().expect("unpoisoned").clone();
         if instances.iter().any(|instance| unmanaged.contains(instance)) {
             return Err(CallError::NotFound("InvalidInstanceId".to_owned()));
@@ -376,6 +448,8 @@ impl Rig {
             services: Mutex::default(),
             journal: Arc::clone(&journal),
             throttled: AtomicU32::new(0),
+            hangs: AtomicBool::new(false),
+            refused: AtomicU32::new(0),
         };
         ecs.change("orders-spot", |service| (service.desired, service.ready) = (10, 10));
         ecs.change("orders-standard", |_| {});
@@ -384,6 +458,9 @@ impl Rig {
             buried: Mutex::default(),
             journal: Arc::clone(&journal),
             has_dead_letters: true,
+            slow_burial_ms: AtomicU32::new(0),
+            visible_ms: AtomicU32::new(0),
+            hidden: Mutex::default(),
             next: AtomicU32::new(0),
         };
         let store = OddStore {
@@ -392,12 +469,13 @@ impl Rig {
             hangs: AtomicBool::new(false),
             unknown: AtomicU32::new(0),
             slow_ms: AtomicU32::new(0),
+            is_mute: AtomicBool::new(false),
         };
         Self {
             ecs: Arc::new(ecs),
             queue: Arc::new(queue),
             store: Arc::new(store),
-            topic: Arc::new(FakeTopic { told: Mutex::default(), failures: AtomicU32::new(0) }),
+            topic: FakeTopic::new(),
             metrics: Arc::default(),
             commands: Arc::default(),
             journal,
@@ -423,8 +501,11 @@ impl Rig {
     }
 
     pub(crate) fn spawn(&self, settings: Settings, mode: Mode) -> Running {
+        self.spawn_with(settings, mode, self.ports())
+    }
+
+    pub(crate) fn spawn_with(&self, settings: Settings, mode: Mode, ports: Ports) -> Running {
         let (stop, stopped) = oneshot::channel::<()>();
-        let ports = self.ports();
         let done = tokio::spawn(async move {
             let stopped = async {
                 let _ = stopped.await; // dropped means stopped

@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 
 use super::event::{Event, Happening};
 use super::history::{self, Entry as HistoryEntry};
+use super::instruction::Asked;
 use super::observation::{Capacity, Observation};
 use super::phase::Phase;
 use super::reason::Reason;
@@ -422,18 +423,21 @@ impl Machine {
         }
     }
 
-    /// A service without a stored state begins with what runs.
+    /// A service without a stored state begins with what runs. Where more is told to run On-Demand, Spot's count says
+    /// nothing of what is wanted: the state was lost while On-Demand ran it, or nobody has moved it to Spot yet. What
+    /// runs is then remembered as after a person's shift that is over, until Spot is told to run it.
     fn adopt(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let Some(observed) = &self.observed else { return };
+        let has = observed.desired();
         let target = match self.target {
             Target::Fixed(target) => target,
-            // In the middle of a failover nothing but probes is left of it.
-            Target::FollowSpot if self.rules.policy.moves_spot() => {
-                observed.spot.desired.max(observed.on_demand.desired)
-            }
-            Target::FollowSpot => observed.spot.desired,
+            Target::FollowSpot => has.spot.max(has.on_demand),
         };
-        let first = Box::new(State::new(now, target, observed.desired()));
+        let mut first = Box::new(State::new(now, target, has));
+        let is_theirs = self.target == Target::FollowSpot && !self.rules.policy.moves_spot();
+        if is_theirs && has.on_demand > has.spot {
+            first.asked = Some(Asked { to: Capacity::Spot, until: Some(now) });
+        }
         effects.push(Effect::Commit { state: first.clone(), expected: None, history: None });
         self.waiting = Waiting::Commit { next: first, receipts: 0, alert: None, since: now };
     }

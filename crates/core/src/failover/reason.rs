@@ -61,6 +61,13 @@ pub enum Reason {
     },
     /// A shift that is under way goes on.
     Shifting,
+    /// As much of On-Demand is ready as a shift needs.
+    OnDemandReady {
+        /// Ready.
+        ready: u32,
+        /// Asked for.
+        wanted: u32,
+    },
     /// The last answer to a Spot launch was a refusal.
     Refused,
     /// On-Demand was not ready in time.
@@ -117,6 +124,9 @@ impl fmt::Display for Reason {
                 write!(f, "spot was good in {good} of {taken} samples")
             }
             Self::Shifting => f.write_str("the shift goes on"),
+            Self::OnDemandReady { ready, wanted } => {
+                write!(f, "{ready} of {wanted} on-demand tasks are ready")
+            }
             Self::Refused => f.write_str("the last spot launch was refused"),
             Self::OnDemandTimedOut { ready, wanted } => {
                 write!(f, "{ready} of {wanted} on-demand tasks were ready in time")

@@ -311,10 +311,13 @@ impl State {
         let timed_out =
             Reason::OnDemandTimedOut { ready: seen.on_demand.ready, wanted: wanted.split.on_demand };
         let reason = wanted.reason;
+        // What began the shift may have left the window by now; that it goes on does not say why it is complete.
+        let ready = Reason::OnDemandReady { ready: seen.on_demand.ready, wanted: wanted.split.on_demand };
+        let complete = if reason == Reason::Shifting { ready } else { reason };
         match self.phase {
             Phase::Spot => asks.then_some((Phase::ShiftingToOnDemand, reason)),
             Phase::ShiftingToOnDemand if !asks => Some((Phase::ShiftingToSpot, reason)),
-            Phase::ShiftingToOnDemand if enough => Some((Phase::OnDemand, reason)),
+            Phase::ShiftingToOnDemand if enough => Some((Phase::OnDemand, complete)),
             Phase::ShiftingToOnDemand => (spent >= rules.shift_max).then_some((Phase::Degraded, timed_out)),
             Phase::OnDemand if !asks => Some((Phase::ShiftingToSpot, reason)),
             Phase::OnDemand => (!enough).then_some((Phase::ShiftingToOnDemand, reason)),
@@ -325,7 +328,7 @@ impl State {
                 Reason::ReturnTimedOut { ready: seen.spot.ready, wanted: seen.target },
             )),
             Phase::Degraded if !asks => Some((Phase::ShiftingToSpot, reason)),
-            Phase::Degraded if enough => Some((Phase::OnDemand, reason)),
+            Phase::Degraded if enough => Some((Phase::OnDemand, complete)),
             Phase::Degraded => (spent >= rules.degraded_max).then_some((Phase::ShiftingToOnDemand, reason)),
         }
     }

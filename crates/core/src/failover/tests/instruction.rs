@@ -23,6 +23,8 @@ struct Rig {
     on_demand: u32,
     now: Timestamp,
     is_deploying: bool,
+    /// Nothing is stored yet, or what was has been lost.
+    is_unknown: bool,
 }
 
 fn tasks(desired: u32, first: u64) -> Service {
@@ -34,7 +36,14 @@ impl Rig {
     fn new(policy: Policy, target: Target) -> Self {
         let stored = State::new(START, 10, Split { spot: 10, on_demand: 0 });
         let machine = Machine::new(Rules::new(policy), target, 1);
-        Self { machine, stored, spot: 10, on_demand: 0, now: START, is_deploying: false }
+        Self { machine, stored, spot: 10, on_demand: 0, now: START, is_deploying: false, is_unknown: false }
+    }
+
+    /// One that meets a fleet of which nothing is stored.
+    fn meeting(policy: Policy, spot: u32, on_demand: u32) -> Self {
+        let mut rig = Self::new(policy, Target::FollowSpot);
+        (rig.spot, rig.on_demand, rig.is_unknown) = (spot, on_demand, true);
+        rig
     }
 
     fn tell(&mut self, instruction: Instruction) {
@@ -53,6 +62,7 @@ impl Rig {
 
     fn carry_out(&mut self, effect: Effect) -> Option<Input> {
         match effect {
+            Effect::Load if self.is_unknown => Some(Input::Loaded(None)),
             Effect::Load => Some(Input::Loaded(Some(Box::new(self.stored.clone())))),
             Effect::Observe => Some(Input::Observed(Observation {
                 at: self.now,
@@ -61,7 +71,9 @@ impl Rig {
                 is_deploying: self.is_deploying,
             })),
             Effect::Commit { state, expected, .. } => {
-                assert_eq!(expected, Some(self.stored.generation));
+                let stored = (!self.is_unknown).then_some(self.stored.generation);
+                assert_eq!(expected, stored);
+                self.is_unknown = false;
                 self.stored = *state;
                 Some(Input::Committed { generation: self.stored.generation })
             }
@@ -196,6 +208,31 @@ fn a_state_stored_before_there_were_instructions_is_read() {
     }
     let state: State = serde_json::from_value(value).expect("readable");
     assert_eq!(state, State::new(START, 3, Split::default()));
+}
+
+#[test]
+fn a_fleet_that_is_met_while_on_demand_runs_it_keeps_its_size_and_goes_to_spot() {
+    for policy in [shortfall(), Policy::Switch(Switch::default())] {
+        // All of it was On-Demand so far; or the state was lost while a probe was all that Spot ran.
+        for spot in [0, 1] {
+            let mut rig = Rig::meeting(policy, spot, 10);
+            for _ in 0..720 {
+                rig.pass(5);
+                assert!(rig.spot + rig.on_demand >= 10, "{policy:?}: {:?}", rig.runs());
+            }
+            assert_eq!(rig.runs(), (Phase::Spot, 10, 0), "{policy:?}, met with {spot} on Spot");
+            rig.spot = 14;
+            rig.pass(60);
+            assert_eq!((rig.stored.target, rig.spot), (14, 14), "the count is the autoscaler's again");
+        }
+    }
+}
+
+#[test]
+fn a_fleet_that_is_met_while_spot_runs_most_of_it_has_the_size_that_spot_is_told() {
+    let mut rig = Rig::meeting(shortfall(), 10, 3);
+    rig.pass(120);
+    assert_eq!(rig.runs(), (Phase::Spot, 10, 0));
 }
 
 #[test]

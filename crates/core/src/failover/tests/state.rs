@@ -1,5 +1,7 @@
 //! How one look moves phase and split: every phase, every way out, and the ways that stay shut.
 
+use alloc::string::ToString;
+
 use crate::failover::history;
 use crate::failover::phase::Phase;
 use crate::failover::policy::{Fallback, Policy, Shortfall, SpotHedge, Switch};
@@ -441,6 +443,19 @@ fn a_refusal_counts_until_spot_is_whole_again() {
     let before = state.clone();
     assert!(!state.advance(&rules, after(12), &seen((0, 10, 0), (0, 0))));
     assert_eq!(state, before);
+}
+
+#[test]
+fn a_shift_that_is_complete_says_so_where_what_began_it_has_left_the_window() {
+    for phase in [Phase::ShiftingToOnDemand, Phase::Degraded] {
+        let before = state(phase, 10, 10);
+        let mut after_it = before.clone();
+        after_it.advance(&Rules::new(switch()), after(400), &seen((2, 5, 0), (4, 6)));
+        assert_eq!(after_it.phase, Phase::OnDemand);
+        let entry = history::entry(after(400), &before, &after_it).expect("a change");
+        assert_eq!(entry.reason, Reason::OnDemandReady { ready: 6, wanted: 10 });
+        assert_eq!(entry.reason.to_string(), "6 of 10 on-demand tasks are ready");
+    }
 }
 
 /// Both time-outs are over at once, and the phases chase each other: what is missing is asked for all the same.
