@@ -34,6 +34,7 @@ pub(crate) fn check(file: &Path, json: bool) -> anyhow::Result<u8> {
     if super::fleet::is_controllers(file) {
         return check_controllers(file, json);
     }
+    super::fleet::is_somebodys(file)?;
     let config = Config::read(file).map_err(RunError::from)?;
     let settings = config
         .settings()
