@@ -435,13 +435,14 @@ fn a_service_that_is_deleted_is_let_go_and_one_that_deploys_is_not_lowered() {
     lab.post("service", json!({ "name": "web", "deploying": false }));
     lab.until("On-Demand is given up", |lab| lab.told() == (10, 0));
     let back = lab.history().last().expect("it moved").at;
+    // Not later: a service that somebody deletes stops all of its tasks, and nobody promised otherwise.
+    lab.check(&shortfall());
     lab.post("service", json!({ "name": "web", "deleted": true }));
     controller.wait_for("is gone and no longer managed");
     lab.post("service", json!({ "name": "web", "deleted": false }));
     controller.wait_for("is managed");
     lab.interrupt(1);
     lab.until("it is moved again", |lab| lab.history().last().is_some_and(|last| last.at > back));
-    lab.check(&shortfall());
 }
 
 #[test]

@@ -296,7 +296,7 @@ impl Lab {
 
     /// The history, oldest first.
     pub(crate) fn history(&self) -> Vec<Entry> {
-        let mut facts = self.ask_json(&["history", "--limit", "1000"]);
+        let mut facts = self.ask_json(&["history", "web", "--limit", "1000"]);
         let mut entries: Vec<Entry> = facts
             .as_array_mut()
             .expect("a list")
