@@ -13,6 +13,7 @@ use std::sync::Arc;
 use lifeboat_core::evacuation::Progress;
 
 use crate::app::serve::AppServer;
+use crate::before::Stop;
 use crate::begin::RestorePlan;
 use crate::config::{OnSigterm, Protected};
 use crate::evacuator::{Evacuator, Target};
@@ -52,7 +53,10 @@ impl Run<'_> {
             return Ok(end);
         }
         systemd::tell("STATUS=Waiting for the work");
-        if let Some(end) = self.hold_while_the_machine_is_about_to_go().await? {
+        // What runs already does not wait for us: held back, it would go with the machine unsaved.
+        if self.runs().await != Some(true)
+            && let Some(end) = self.hold_while_the_machine_is_about_to_go().await?
+        {
             return Ok(end);
         }
         let claim = match self.claim_and_restore().await? {
@@ -113,6 +117,20 @@ impl Run<'_> {
             Some(foreign) => foreign.runs().await.ok(),
             None => None,
         }
+    }
+
+    /// A notice is for what runs here, whether or not it is claimed yet: it is evacuated as soon as it is.
+    pub(crate) async fn keeps_for_later(&mut self, stop: &Stop) -> bool {
+        let announced = match stop {
+            Stop::Notice(notice) | Stop::Expected(notice) => Some(*notice),
+            Stop::Withdrawn => None,
+            Stop::Signal(_) | Stop::Evacuate(_) => return false,
+        };
+        if !self.is_agent || self.has_unsaved || self.runs().await != Some(true) {
+            return false;
+        }
+        self.announced = announced;
+        true
     }
 
     /// What is in use is not written to.

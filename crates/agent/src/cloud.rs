@@ -56,6 +56,7 @@ pub struct MetricsConfig {
     /// The CloudWatch namespace. Without it nothing is published.
     pub namespace: Option<String>,
     /// Where the agent serves what it counts to Prometheus: an address on loopback.
+    #[serde(deserialize_with = "address_and_port")]
     pub prometheus: Option<SocketAddr>,
     /// Whether that address may be one that other machines reach: nobody is asked who they are.
     pub prometheus_public: Option<bool>,
@@ -105,6 +106,10 @@ pub struct Cloud {
 impl Cloud {
     /// Checks what the configuration says.
     pub(crate) fn checked(self) -> Result<Self, ConfigError> {
+        let is_address = |text: &String| text.starts_with("http://") || text.starts_with("https://");
+        if self.aws.endpoint.as_ref().is_some_and(|text| !is_address(text)) {
+            return Err(senseless("aws.endpoint", "must be an address: http://HOST:PORT or https://HOST"));
+        }
         let scaling = &self.auto_scaling;
         if scaling.hook.is_none() && (scaling.group.is_some() || scaling.token.is_some()) {
             return Err(senseless("auto_scaling.hook", "must be given with `group` or `token`"));
@@ -149,6 +154,20 @@ impl Cloud {
                 return Err(senseless(key, "must be the ARN of a topic: `arn:aws:sns:REGION:ACCOUNT:NAME`"));
             }
         }
+        let critical = &self.alerts.critical;
+        let hooks = [
+            ("alerts.webhook_env", &self.alerts.webhook_env),
+            ("alerts.critical.webhook_env", &critical.webhook_env),
+        ];
+        for (key, variable) in hooks {
+            // Without what was written: it may be the address, which is a secret.
+            if variable.as_deref().is_some_and(|name| !is_variable(name)) {
+                return Err(senseless(
+                    key,
+                    "must be the name of an environment variable that holds the address: \"SLACK_WEBHOOK\"",
+                ));
+            }
+        }
         Ok(self)
     }
 
@@ -157,4 +176,20 @@ impl Cloud {
     pub fn heartbeat(&self) -> Duration {
         self.auto_scaling.heartbeat.map_or(HEARTBEAT, |span| span.0.to_duration())
     }
+}
+
+/// Source: POSIX.1-2017, "Environment variables": portable names.
+fn is_variable(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        && name.bytes().next().is_some_and(|first| !first.is_ascii_digit())
+}
+
+fn address_and_port<'de, D: serde::Deserializer<'de>>(written: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(written)?;
+    let address = text.parse().map_err(|_| {
+        serde::de::Error::custom(format!(
+            "`{text}` is no address with a port; write for example \"127.0.0.1:9464\""
+        ))
+    })?;
+    Ok(Some(address))
 }

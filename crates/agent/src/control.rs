@@ -69,6 +69,9 @@ pub enum AskError {
     /// No agent listens there.
     #[error("no agent is running for this workload on this machine")]
     NoAgent,
+    /// The agent has nothing to evacuate yet: it waits for the work, or restores it.
+    #[error("the agent has not begun the work yet")]
+    NotBegun,
     /// It did not answer as an agent does.
     #[error("the agent did not answer: {0}")]
     Failed(String),
@@ -127,7 +130,7 @@ async fn status(State(requests): State<mpsc::Sender<Request>>) -> Result<Json<St
 async fn evacuate(State(requests): State<mpsc::Sender<Request>>) -> Result<Json<Summary>, StatusCode> {
     let (reply, answer) = oneshot::channel();
     requests.try_send(Request::Evacuate(reply)).map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
-    answer.await.map(Json).map_err(|_| StatusCode::SERVICE_UNAVAILABLE)
+    answer.await.map(Json).map_err(|_| StatusCode::CONFLICT)
 }
 
 /// Asks the agent behind `socket`, and waits at most `within` for the JSON that it answers.
@@ -163,6 +166,9 @@ pub async fn ask(
         let body = Limited::new(answer.into_body(), ANSWER_MAX);
         let bytes = body.collect().await.map_err(|error| failed(&error))?.to_bytes();
         driver.abort();
+        if status == StatusCode::CONFLICT {
+            return Err(AskError::NotBegun);
+        }
         if !status.is_success() {
             return Err(failed(&format!("it said {status}")));
         }

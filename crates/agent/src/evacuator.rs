@@ -326,11 +326,11 @@ impl Evacuator {
         let committed = self.record.saved.snapshot.as_ref().and_then(|_| self.record.base.clone());
         let task = tokio::spawn(async move {
             let handed = match stage {
-                Stage::Notify => hands::notify(&site, &interruption),
+                Stage::Notify => hands::notify(&site, &interruption, &deadline).await,
                 Stage::Deregister => crate::deregister::deregister(&site, &deadline).await,
                 Stage::Drain => others.drain(stop_signal, &deadline).await,
                 Stage::Snapshot => Box::pin(hands::snapshot(&site, &holding, deadline)).await,
-                Stage::SaveState => hands::save_state(&site, &holding, &interruption, deadline).await,
+                Stage::SaveState => crate::state::save_state(&site, &holding, &interruption, deadline).await,
                 Stage::FlushLogs => crate::logs::flush(&site, &holding, deadline).await,
                 Stage::HandBack => hands::hand_back(&holding, &interruption, saved, deadline).await,
                 Stage::CompleteLifecycle => crate::lifecycle::complete(&site, &deadline).await,

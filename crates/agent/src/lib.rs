@@ -6,7 +6,7 @@
 //! * [`mod@run`]: the life of `lifeboat run`, step by step; `before`: what precedes the work; `begin`: what the
 //!   work directory needs; `protect`: while the workload runs; `resume`: taking over from a dead agent; [`standalone`]: `lifeboat evacuate`.
 //! * `intake`, [`watch`]: what reaches the agent; `evacuator`: the driver of core's machine; `hands`: one
-//!   function a stage.
+//!   function a stage; `state`: SaveState; `aside`, `below`: how files are read while others wait.
 //! * `app`: the interface for the application: tasks, partial results, messages.
 //! * [`agent`]: the life of `lifeboat agent`; `foreign`, `systemd`, `pid_file`: what it protects and did not start.
 //! * [`process`]: the workload's processes; `apart`, `errand`: those that are none of it; [`hooks`]: the commands around a
@@ -21,8 +21,10 @@
 mod agent;
 mod apart;
 mod app;
+mod aside;
 mod before;
 mod begin;
+mod below;
 pub mod clock;
 pub mod cloud;
 pub mod config;
@@ -53,6 +55,7 @@ pub mod run;
 pub mod setup;
 pub mod signal;
 pub mod standalone;
+mod state;
 pub mod summary;
 mod systemd;
 pub mod watch;

@@ -1,7 +1,7 @@
 //! FlushLogs: whoever ships the log is told to, and the last lines of every log go to the store as `final_logs.txt`.
 
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lifeboat_core::evacuation::stage::Report;
@@ -11,9 +11,11 @@ use rustix::fs::{Mode, OFlags};
 use tokio::process::Command;
 use tokio::time::Instant;
 
+use crate::aside::aside;
+use crate::below::{open_below, regular};
 use crate::config::LogAgent;
 use crate::errand;
-use crate::hands::{Handed, Site, Stored, bytes_text, open_below, regular};
+use crate::hands::{Handed, Site, Stored, bytes_text};
 use crate::holding::Holding;
 use crate::systemd::Unit;
 
@@ -61,7 +63,7 @@ async fn reload(agent: Option<&LogAgent>, deadline: &Deadline) -> Option<String>
 
 /// The last lines of the log files and of the agent itself.
 async fn store(site: &Site, holding: &Holding, deadline: &Deadline) -> Handed {
-    let (text, notes, is_whole) = last_lines(site);
+    let (text, notes, is_whole) = last_lines(site, deadline).await;
     let Some(claim) = holding.claim().await else { return Handed::given_back() };
     let id = claim.lock().await.id();
     match extra::put(&site.workload, &id, Extra::Logs, text.into(), deadline).await {
@@ -75,11 +77,25 @@ async fn store(site: &Site, holding: &Holding, deadline: &Deadline) -> Handed {
 }
 
 /// Those lines, what is to be said of them, and whether all could be read.
-fn last_lines(site: &Site) -> (String, Vec<String>, bool) {
+async fn last_lines(site: &Site, deadline: &Deadline) -> (String, Vec<String>, bool) {
     let mut text = String::new();
     let (mut notes, mut is_whole) = (Vec::new(), true);
-    for path in &site.settings.log_files {
-        match log_tail(&site.work_dir, path, site.settings.log_lines) {
+    let (work_dir, paths) = (site.work_dir.clone(), site.settings.log_files.clone());
+    let lines = site.settings.log_lines;
+    // A share of the time: the store wants some, too.
+    let left = deadline.current().map_or(RELOAD_MAX, |end| end.saturating_duration_since(Instant::now()) / 2);
+    let soon = Deadline::at(Instant::now() + left.min(RELOAD_MAX));
+    let read = aside(&soon, move || {
+        let tail = |path: PathBuf| (log_tail(&work_dir, &path, lines), path);
+        paths.into_iter().map(tail).collect::<Vec<_>>()
+    });
+    let read = read.await.unwrap_or_else(|| {
+        is_whole = false;
+        notes.push("the log files cannot be read in time".to_owned());
+        Vec::new()
+    });
+    for (tail, path) in read {
+        match tail {
             Ok(tail) => text.push_str(&format!("==> {} <==\n{tail}\n", path.display())),
             // One that was never written is no loss.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -3,13 +3,17 @@
 //! It lives as long as the agent: an agent that was evacuated ends, and with it what it counted. What must outlive it
 //! goes to CloudWatch (`[metrics] namespace`) and into the summary.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
-use axum::routing::get;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use lifeboat_core::evacuation::Verdict;
 use lifeboat_core::evacuation::reason::Reason;
 use lifeboat_core::evacuation::stage::Outcome;
@@ -22,8 +26,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::summary::Summary;
 
@@ -32,6 +36,13 @@ const BUCKETS: [f64; 13] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.
 
 /// Source: the OpenMetrics specification, version 1.0, "Content type".
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Connections at once; more are closed at once. The agent's descriptors are for the evacuation, and nobody is asked who
+/// they are here.
+const CONNECTIONS_MAX: usize = 16;
+
+/// From the connection to the end of its answer; a scrape takes milliseconds.
+const CONNECTION_WAIT: Duration = Duration::from_secs(10);
 
 /// What came of a round of copying.
 #[derive(Clone, Copy, Debug)]
@@ -175,7 +186,7 @@ impl Meter {
             Verdict::Complete => "complete",
             Verdict::Incomplete => "incomplete",
         };
-        let in_seconds = |ms: u64| std::time::Duration::from_millis(ms).as_secs_f64();
+        let in_seconds = |ms: u64| Duration::from_millis(ms).as_secs_f64();
         self.evacuations.get_or_create(&ByVerdict { verdict }).observe(in_seconds(summary.took_ms));
         for line in &summary.stages {
             let stage = line.stage.to_string();
@@ -278,12 +289,7 @@ impl Served {
             }
         };
         tracing::info!(%address, "serving metrics");
-        let routes = axum::Router::new().route("/metrics", get(answer)).with_state(meter);
-        Some(Self(tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, routes).await {
-                tracing::warn!(%error, "metrics are no longer served");
-            }
-        })))
+        Some(Self(tokio::spawn(accept(listener, meter))))
     }
 }
 
@@ -293,8 +299,50 @@ impl Drop for Served {
     }
 }
 
-async fn answer(State(meter): State<Arc<Meter>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, OPEN_METRICS)], meter.text())
+async fn accept(listener: TcpListener, meter: Arc<Meter>) {
+    /// The kernel has no descriptor left, or the like: it passes.
+    const AGAIN: Duration = Duration::from_millis(100);
+    let mut open = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) if open.len() < CONNECTIONS_MAX => {
+                    open.spawn(serve(stream, Arc::clone(&meter)));
+                }
+                Ok(_) => tracing::debug!("too many connections to the metrics: one is closed"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection to the metrics");
+                    tokio::time::sleep(AGAIN).await;
+                }
+            },
+            Some(_) = open.join_next() => {}
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, meter: Arc<Meter>) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let answer = answer(&request, &meter);
+        async { Ok::<_, Infallible>(answer) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(CONNECTION_WAIT)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    // What hangs or breaks off is the reader's own affair.
+    let _ = tokio::time::timeout(CONNECTION_WAIT, served).await;
+}
+
+fn answer(request: &Request<Incoming>, meter: &Meter) -> Response<Full<Bytes>> {
+    let is_known = request.method() == Method::GET && request.uri().path() == "/metrics";
+    let mut response = Response::new(Full::from(if is_known { meter.text() } else { String::new() }));
+    if is_known {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
+    } else {
+        *response.status_mut() = StatusCode::NOT_FOUND;
+    }
+    response
 }
 
 #[cfg(test)]

@@ -69,9 +69,14 @@ impl Run<'_> {
         let mut housekeeping = JoinSet::new();
         housekeeping.spawn(prune_old_points(Arc::clone(&self.site)));
         let mut on = Protected::new(claim, evacuator);
+        let mut announced = self.announced.take();
         loop {
             on.copy(&self.site);
-            let input = match self.next(&mut on).await {
+            let next = match announced.take() {
+                Some(notice) => Next::Feed(Input::Notice(notice)),
+                None => self.next(&mut on).await,
+            };
+            let input = match next {
                 Next::Feed(input) => Some(input),
                 Next::Look => None,
                 Next::End(end) => return Ok(*end),

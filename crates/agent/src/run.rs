@@ -109,7 +109,8 @@ pub(crate) async fn live(setup: &Setup, command: Option<&[OsString]>, ui: Ui) ->
     let record = file.load();
     let clock = LocalClock::start();
     let is_agent = command.is_none();
-    let mut run = Run { setup, site, intake, clock, file, record, has_unsaved: false, is_agent };
+    let mut run =
+        Run { setup, site, intake, clock, file, record, has_unsaved: false, is_agent, announced: None };
     let mut end = match command {
         Some(command) => Box::pin(run.whole(command)).await,
         None => Box::pin(run.watch_over()).await,
@@ -136,6 +137,8 @@ pub(crate) struct Run<'a> {
     pub(crate) has_unsaved: bool,
     /// Others start what is protected.
     pub(crate) is_agent: bool,
+    /// A notice that came while what runs here already was not claimed yet.
+    pub(crate) announced: Option<Notice>,
 }
 
 impl Run<'_> {
@@ -227,6 +230,7 @@ impl Run<'_> {
                 stop = self.next_stop(false) => stop,
             };
             if let Some(stop) = stop
+                && !self.keeps_for_later(&stop).await
                 && let Some(end) = self.stopped(stop).await?
             {
                 return Ok(Err(end));

@@ -15,7 +15,9 @@ use lifeboat_snapshot::journal::Holder;
 use lifeboat_snapshot::restore::RestoreError;
 use lifeboat_snapshot::save::SaveOptions;
 use lifeboat_snapshot::workload::ParseWorkloadNameError;
-use lifeboat_snapshot::{Layout, Rounds, StoreError, StoreUrl, UploadLog, Workload, WorkloadName};
+use lifeboat_snapshot::{
+    Layout, ObjectStore, Rounds, StoreError, StoreUrl, UploadLog, Workload, WorkloadName,
+};
 
 use crate::app::App;
 use crate::config::{Config, ConfigError, LayoutChoice, Settings};
@@ -135,6 +137,20 @@ pub enum RunError {
         /// Where.
         path: PathBuf,
     },
+    /// There is nothing to be evacuated: the agent here waits for the work, or restores it.
+    #[error(
+        "nothing was evacuated: the agent here has not begun the work, because another machine holds it, it is still being restored, or this machine is about to go; `lifeboat status` shows it, SIGTERM ends it"
+    )]
+    NotBegun,
+    /// The store cannot be opened.
+    #[error("cannot open the store {url}")]
+    Open {
+        /// Which.
+        url: String,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
     /// The operating system refused something that always works.
     #[error("{what}")]
     System {
@@ -153,6 +169,7 @@ impl RunError {
         match self {
             Self::Dirs(DirsError::Locked { .. })
             | Self::Acquire(AcquireError::Held { .. })
+            | Self::NotBegun
             | Self::Claim(ClaimError::Fenced { .. }) => exit_code::NOT_OURS,
             Self::Restore { .. } | Self::RunsAlready { .. } => exit_code::NOT_RESTORED,
             Self::Start(StartError::NotFound(_)) => exit_code::NOT_FOUND,
@@ -167,6 +184,7 @@ impl RunError {
             | Self::Store(_)
             | Self::Acquire(AcquireError::Store(_))
             | Self::Claim(ClaimError::Store(_) | ClaimError::Ended { .. })
+            | Self::Open { .. }
             | Self::Protect { .. }
             | Self::System { .. } => exit_code::FAILED,
         }
@@ -183,6 +201,15 @@ pub fn store_url(config: &Config, state_dir: &Path) -> Result<StoreUrl, RunError
         url: lifeboat_snapshot::store::without_secrets(&text),
         source,
     })
+}
+
+/// Opens the store, and names it where it cannot be opened.
+///
+/// # Errors
+/// [`RunError::Open`].
+pub fn open_store(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, RunError> {
+    let named = || lifeboat_snapshot::store::without_secrets(&url.to_string());
+    lifeboat_snapshot::open(url).map_err(|source| RunError::Open { url: named(), source })
 }
 
 /// Where [`Setup::keep_config`] puts the configuration of the last run of `workload`.
@@ -219,9 +246,15 @@ impl Setup {
         let work_dir = config.work_dir.clone().unwrap_or_else(|| PathBuf::from("."));
         let unusable = |source| RunError::WorkDir { path: work_dir.clone(), source };
         if command.is_some() {
-            std::fs::create_dir_all(&work_dir).map_err(unusable)?;
+            std::fs::create_dir_all(&work_dir).map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => unusable(io::ErrorKind::NotADirectory.into()),
+                _ => unusable(error),
+            })?;
         }
         let work_dir = work_dir.canonicalize().map_err(unusable)?;
+        if !work_dir.is_dir() {
+            return Err(unusable(io::ErrorKind::NotADirectory.into()));
+        }
         let text = |name: &str| variable(name).and_then(|value| value.into_string().ok());
         let metadata = match (&settings.metadata_endpoint, settings.metadata_enabled) {
             (_, false) => None,
@@ -283,7 +316,7 @@ impl Setup {
     /// Opens the store and brings together what the stages need.
     ///
     /// # Errors
-    /// [`RunError::Store`] when the store cannot be opened.
+    /// [`RunError::Open`] when the store cannot be opened.
     pub(crate) fn site(&self, whereabouts: Whereabouts, ui: Ui) -> Result<Site, RunError> {
         let Whereabouts { instance, task } = whereabouts;
         let Ui { ring, progress, ports } = ui;
@@ -292,7 +325,7 @@ impl Setup {
         let meter = Arc::new(Meter::new(&self.name));
         let heralds = Heralds::new(ports.heralds.clone(), Arc::clone(&meter));
         let lifecycle = ports.lifecycle.clone();
-        let store = lifeboat_snapshot::open(&self.store)?;
+        let store = open_store(&self.store)?;
         let signal_file =
             self.settings.signal_file.clone().unwrap_or_else(|| self.dirs.agent.join("shutdown.signal"));
         let mut own_paths = vec![self.state_dir.clone(), signal_file.clone()];

@@ -35,9 +35,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// [`RunError`]; its exit code tells whether somebody else owns the work.
 pub async fn evacuate(setup: &Setup, ui: Ui) -> Result<Summary, RunError> {
     setup.dirs.create()?;
-    let patience = setup.settings.operator_grace.to_duration() + ANSWER_MARGIN;
+    let grace = setup.settings.operator_grace.to_duration();
+    let patience = grace + ANSWER_MARGIN;
     let (begun, begun_wall) = (Instant::now(), wall_now());
+    let mut has_said = false;
     let lock = loop {
+        let mut has_begun = true;
         match ask(&setup.dirs.socket, "POST", "/v1/evacuate", patience).await {
             Ok(answer) => {
                 return serde_json::from_value(answer).map_err(|error| RunError::System {
@@ -45,14 +48,22 @@ pub async fn evacuate(setup: &Setup, ui: Ui) -> Result<Summary, RunError> {
                     source: error.into(),
                 });
             }
+            Err(AskError::NotBegun) => has_begun = false,
             Err(AskError::NoAgent | AskError::Failed(_)) => {}
         }
         match setup.dirs.lock() {
             Ok(lock) => break lock,
             // An agent that is just starting or ending, or another `lifeboat evacuate`.
-            Err(DirsError::Locked { .. }) if begun.elapsed() < patience => {
+            Err(DirsError::Locked { .. }) if begun.elapsed() < if has_begun { patience } else { grace } => {
+                if !has_begun && !has_said {
+                    has_said = true;
+                    tracing::info!(
+                        "the agent here has not begun the work; waiting until it has, or has ended"
+                    );
+                }
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
+            Err(DirsError::Locked { .. }) if !has_begun => return Err(RunError::NotBegun),
             Err(error) => return Err(error.into()),
         }
     };

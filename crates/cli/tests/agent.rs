@@ -302,6 +302,20 @@ fn work_that_another_machine_took_over_is_ended_where_it_was_protected_before() 
 }
 
 #[test]
+fn what_runs_already_when_the_agent_begins_is_evacuated_though_the_notice_was_there_before() {
+    let world = World::new();
+    let machine = world.spot_machine("one");
+    let unit = Unit::install(&machine, WORKER);
+    unit.start(&machine);
+    interrupt(&machine);
+    let mut agent = Running::start(&mut unit_command(&machine, &unit));
+    agent.expect_code(85);
+    assert!(!unit.runs(), "{}", agent.log());
+    assert_eq!(stage(&machine.summary(), "snapshot").0, "done");
+    assert_eq!(machine.read("last"), "stopped\n");
+}
+
+#[test]
 fn files_in_use_are_not_restored_over_and_what_does_not_exist_is_not_protected() {
     let world = World::new();
     let machine = world.spot_machine("one");

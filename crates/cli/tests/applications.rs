@@ -232,7 +232,7 @@ fn without_the_store_and_the_queue_the_local_part_is_done_and_resume_does_the_re
     queue.send(b"x").expect("sent");
     let message = queue.receive(Duration::ZERO).expect("received").expect("there is one");
     machine.write("result", "precious");
-    let mut run = machine.run(&["--grace", "8s"], "while :; do sleep 0.1; done");
+    let mut run = machine.run(&["--grace", "20s"], "while :; do sleep 0.1; done");
     let socket = socket(&machine, "w");
     let post = |method: &str, path: &str, body: String| {
         let (method, path) = (method.into(), path.into());

@@ -3,7 +3,7 @@
 mod harness;
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -67,6 +67,53 @@ fn a_wrong_configuration_is_refused_with_its_reason_and_nothing_is_run() {
     }
     assert!(!machine.work().join("ran").exists());
     assert!(!machine.store.exists());
+}
+
+#[test]
+fn what_a_run_would_refuse_is_not_called_valid() {
+    let world = World::new();
+    let machine = world.machine("one");
+    for (text, reason) in [
+        ("state = \"mysql://x\"", "dynamodb://TABLE"),
+        ("store = \"ftp://x\"", "ftp:// are not supported"),
+        ("name = \"a/b\"", "cannot name a workload"),
+        ("[alerts]\nstart = \"{worklaod}\"", "{worklaod}"),
+        ("[metadata]\nendpoint = \"file:///x\"", "does not begin with http://"),
+        ("[queue]\nurl = \"nonsense\"", "queue.url"),
+    ] {
+        machine.configure(text);
+        let file = machine.dir.join("lifeboat.toml");
+        for command in [&["config", "check"][..], &["policy"]] {
+            let output = machine.lifeboat(&[command, &[path(&file)]].concat()).output().expect("started");
+            expect(&output, 125, &[reason]);
+        }
+        let mut run = machine.lifeboat(&["run", "--config", path(&file), "--", "touch", "ran"]);
+        expect(&run.output().expect("started"), 125, &[reason]);
+    }
+    // Where a webhook's address was written in place of its variable's name it is not repeated.
+    for key in ["webhook", "webhook_env"] {
+        machine.configure(&format!("[alerts]\n{key} = \"https://hooks.example/SECRET\""));
+        let file = machine.dir.join("lifeboat.toml");
+        for command in [&["config", "check"][..], &["doctor", "--config"], &["policy"]] {
+            let output = machine.lifeboat(&[command, &[path(&file)]].concat()).output().expect("started");
+            expect(&output, 125, &["webhook_env"]);
+            assert!(!(stderr(&output) + &stdout(&output)).contains("SECRET"), "{}", stderr(&output));
+        }
+    }
+    // A pipe is read once, and what does not end is no file.
+    let mut check = machine.lifeboat(&["config", "check", "/dev/stdin"]);
+    let mut child =
+        check.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
+    child.stdin.take().expect("piped").write_all(b"nonsense = 1\n").expect("written");
+    expect(&child.wait_with_output().expect("ended"), 125, &["unknown field `nonsense`"]);
+    let endless = machine.lifeboat(&["policy", "/dev/zero"]).output().expect("started");
+    expect(&endless, 125, &["no configuration"]);
+    // A place is named.
+    machine.write("file", "");
+    let output = machine.lifeboat(&["run", "--work-dir", "file", "--", "true"]).output().expect("started");
+    expect(&output, 125, &["cannot use the work directory file", "not a directory"]);
+    let output = machine.lifeboat(&["list", "--store", "file"]).output().expect("started");
+    expect(&output, 125, &["cannot open the store file:///"]);
 }
 
 #[test]

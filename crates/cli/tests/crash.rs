@@ -200,20 +200,20 @@ fn an_agent_killed_while_the_workload_hangs_kills_it_in_time() {
 fn a_shorter_deadline_shortens_a_resumed_evacuation_too() {
     let world = World::new();
     let machine = world.machine("one");
-    machine.configure("lease = \"3s\"\n[evacuation.drain]\nmaximum = \"20s\"\n");
+    machine.configure("lease = \"3s\"\n[evacuation.drain]\nmaximum = \"400s\"\n");
     let mut run =
-        machine.run(&["--grace", "60s"], "trap '' TERM; echo $$ > ../pid; while :; do sleep 0.1; done");
+        machine.run(&["--grace", "600s"], "trap '' TERM; echo $$ > ../pid; while :; do sleep 0.1; done");
     eventually("the workload runs", || machine.dir.join("pid").exists());
     run.signal(Signal::TERM);
     run.wait_for("stage started stage=drain");
     run.kill_agent();
     // A shorter one is obeyed by the agent that took over.
-    let mut again = machine.run(&["--grace", "5s"], "exit 1");
+    let mut again = machine.run(&["--grace", "10s"], "exit 1");
     again.wait_for("stage started stage=drain");
     again.signal(Signal::TERM);
     again.expect_code(85);
     nothing_is_left_of(&machine);
-    assert!(machine.summary()["took_ms"].as_u64().expect("a number") < 15_000, "{}", machine.summary());
+    assert!(machine.summary()["took_ms"].as_u64().expect("a number") < 300_000, "{}", machine.summary());
 }
 
 #[test]

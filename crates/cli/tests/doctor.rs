@@ -12,7 +12,7 @@ use harness::{Machine, World, eventually, tree};
 use rustix::process::Signal;
 
 /// The metadata service gets 5 s, the store 10 s; the rest is a busy machine.
-const BOUND: Duration = Duration::from_secs(20);
+const BOUND: Duration = Duration::from_secs(60);
 
 /// What one check found.
 struct Finding {

@@ -30,7 +30,7 @@ fn work_that_is_interrupted_goes_on_elsewhere_where_it_stopped() {
     let summary = first.summary();
     assert_eq!(summary["verdict"], "complete");
     assert_eq!(summary["interruption"]["sources"][0], "instance_action");
-    assert!(summary["remaining_ms"].as_u64().expect("a number") > 100_000, "{summary}");
+    assert!(summary["remaining_ms"].as_u64().expect("a number") > 20_000, "{summary}");
 
     let second = world.spot_machine("two");
     let mut run = second.run(&[], "exit 7");
@@ -52,13 +52,13 @@ fn work_that_is_interrupted_goes_on_elsewhere_where_it_stopped() {
 fn sigterm_is_a_notice_with_the_configured_grace() {
     let world = World::new();
     let machine = world.machine("one");
-    let mut run = machine.run(&["--grace", "20s"], "echo x > file; sleep 60");
+    let mut run = machine.run(&["--grace", "60s"], "echo x > file; sleep 600");
     eventually("the workload runs", || machine.work().join("file").exists());
     run.signal(Signal::TERM);
     run.expect_code(85);
     let summary = machine.summary();
     assert_eq!(summary["interruption"]["sources"][0], "sigterm");
-    assert!(summary["took_ms"].as_u64().expect("a number") < 20_000);
+    assert!(summary["took_ms"].as_u64().expect("a number") <= 60_000);
     let listed = machine.ask_json(&["list"]);
     assert_eq!(listed[0]["state"], "evacuated");
 }

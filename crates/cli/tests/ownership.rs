@@ -98,6 +98,25 @@ fn whoever_waited_too_long_is_told_who_holds_the_work() {
 }
 
 #[test]
+fn a_machine_that_waits_for_the_work_has_nothing_to_evacuate_and_says_so() {
+    let world = World::new();
+    let (first, second) = (world.machine("one"), world.machine("two"));
+    let _one = running(&first, &[]);
+    let mut two = second.run(&["--instance-id", "i-two"], "touch ../started");
+    two.wait_for("another machine holds the work");
+    let output = second.ask(&["evacuate", "--name", "w", "--grace", "1s"]);
+    assert_eq!(output.status.code(), Some(87), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("nothing was evacuated: the agent here has not begun"),
+        "{}",
+        stderr(&output)
+    );
+    two.signal(Signal::TERM);
+    two.expect_code(85);
+    assert!(!second.dir.join("started").exists());
+}
+
+#[test]
 fn a_second_agent_on_the_same_machine_is_refused_and_told_which_process_is_the_first() {
     let world = World::new();
     let machine = world.machine("one");
@@ -183,7 +202,7 @@ fn a_locally_changed_file_is_never_overwritten_by_what_went_further_elsewhere() 
 fn stale_files_are_never_saved_over_what_went_further_elsewhere() {
     let world = World::new();
     let (first, second) = (world.machine("one"), world.machine("two"));
-    let mut run = first.run(&["--grace", "2s"], &format!("echo 1 > n; {RUNS}"));
+    let mut run = first.run(&["--grace", "60s"], &format!("echo 1 > n; {RUNS}"));
     eventually("it runs", || first.work().join("begun").exists());
     run.signal(Signal::TERM);
     run.expect_code(85);

@@ -26,7 +26,7 @@ h2{font-size:17px;margin:0}p{margin:6px 0 0;color:var(--dim);max-width:75ch}\
 section{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:18px 20px;margin-top:20px}\
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}\
 th{font-weight:600;color:var(--dim);font-size:13px;text-align:right;padding:4px 10px;border-bottom:1px solid var(--line)}\
-td{text-align:right;padding:6px 10px;border-bottom:1px solid var(--line)}tr:last-child td{border:0}\
+td{text-align:right;padding:6px 10px;border-bottom:1px solid var(--line);white-space:nowrap}tr:last-child td{border:0}\
 th:first-child,td:first-child{text-align:left;padding-left:0}.scroll{overflow-x:auto}\
 .key{display:flex;gap:18px;flex-wrap:wrap;color:var(--dim);font-size:13px;margin:8px 0 4px}\
 .key i{display:inline-block;width:12px;height:12px;border-radius:3px;margin-right:6px;vertical-align:-1px}\
@@ -69,14 +69,14 @@ fn conditions(report: &Report) -> String {
         (None, _) => "modelled capacity (no public trace of Fargate Spot exists)".to_owned(),
     };
     let price = match scenario.on_demand_price {
-        None => format!("Spot at {:.0} % of the On-Demand price", scenario.spot_price_ratio * 100.0),
+        None => format!("Spot at {} % of the On-Demand price", f64::from(scenario.ratio_per_mille()) / 10.0),
         Some(price) => format!("Spot at the recorded prices, On-Demand at ${price} an hour"),
     };
     format!(
-        "{world}, {source}; {} replicas, {price}, notice {}, {:.0} % of the reclaims announced, {} seed(s) from {}.",
+        "{world}, {source}; {} replicas, {price}, notice {}, {} % of the reclaims announced, {} seed(s) from {}.",
         scenario.replicas,
-        scenario.notice.0,
-        scenario.announced * 100.0,
+        scenario.notice,
+        f64::from(scenario.announced_per_mille()) / 10.0,
         scenario.seeds,
         scenario.seed
     )

@@ -76,7 +76,7 @@ pub enum ScenarioError {
         name: String,
     },
     /// Neither a trace nor a model was given, or both.
-    #[error("a scenario needs either a trace or a model")]
+    #[error("a scenario needs either a trace (--trace, or `trace` in its file) or a model (`[model]`)")]
     Capacity,
 }
 
@@ -107,7 +107,10 @@ pub struct Run {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a policy is its name, or a table with `policy` and, as needed, `label`, `stop_timeout`, `hides_notices`"
+)]
 enum RunForm {
     Name(String),
     Table(RunTable),

@@ -131,7 +131,8 @@ fn bad_scenarios_say_what_to_change() {
         chain(Scenario { spot_price_ratio: f64::NAN, ..good.clone() }),
         "spot_price_ratio must be 0.001 to 1, it is NaN"
     );
-    assert_eq!(chain(Scenario { trace: None, ..good.clone() }), "a scenario needs either a trace or a model");
+    let neither = chain(Scenario { trace: None, ..good.clone() });
+    assert!(neither.starts_with("a scenario needs either a trace (--trace,"), "{neither}");
     assert!(
         chain(Scenario { policies: one("x"), ..good.clone() })
             .starts_with("a policy is not known: no policy \"x\"")
@@ -230,7 +231,8 @@ fn the_report_does_not_draw_a_cost_that_it_does_not_know() {
     let page = |scenario: &Scenario| html::page(&simulate::run(scenario, true).expect("a good scenario"));
     assert!(page(&recorded).contains("Spot at the recorded prices, On-Demand at $2 an hour"));
     assert!(!page(&recorded).contains("cost so far"));
-    let assumed = page(&Scenario { on_demand_price: None, ..recorded });
+    let assumed = page(&Scenario { on_demand_price: None, announced: 0.999, ..recorded });
+    assert!(assumed.contains("99.9 % of the reclaims announced"), "not 100 %");
     assert!(assumed.contains("Spot at 30 % of the On-Demand price") && assumed.contains("cost so far"));
 }
 
@@ -239,5 +241,11 @@ fn scenario_files_refuse_unknown_keys_and_durations_without_unit() {
     let read = |text: &str| toml::from_str::<Scenario>(text).expect_err("the file is bad").to_string();
     assert!(read("replica = 3").contains("unknown field `replica`"));
     assert!(read("notice = \"120\"").contains("\"120\" is no duration: \"500ms\""));
+    for policies in ["[3]", "[{ policy = \"switch\", stop = \"3s\" }]"] {
+        assert!(
+            read(&format!("policies = {policies}"))
+                .contains("a policy is its name, or a table with `policy`")
+        );
+    }
     assert!(read("world = \"moon\"").contains("unknown variant `moon`"));
 }

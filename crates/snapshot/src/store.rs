@@ -43,7 +43,8 @@ pub fn open(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, StoreError> {
         StoreUrl::Google(url) => clouds::open_google(url),
         StoreUrl::Azure(url) => clouds::open_azure(url),
         StoreUrl::Directory(path) => {
-            let failed = |source| StoreError::new("open", &Path::default(), source);
+            let failed =
+                |source| StoreError::new("open", &Path::from(path.to_string_lossy().as_ref()), source);
             create_private_directory(path).map_err(|source| {
                 failed(object_store::Error::Generic { store: "directory", source: Box::new(source) })
             })?;

@@ -12,6 +12,7 @@ mod metadata;
 mod precopy;
 mod protect;
 mod queue;
+mod read;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -23,6 +24,7 @@ use lifeboat_core::evacuation::stage::Plan;
 use lifeboat_core::notice::Patience;
 use lifeboat_core::time::Millis;
 use lifeboat_snapshot::WorkloadName;
+use lifeboat_snapshot::claim::LEASE_MAX;
 use lifeboat_snapshot::save::Pace;
 use lifeboat_snapshot::workload::ParseWorkloadNameError;
 use serde::{Deserialize, Serialize};
@@ -220,17 +222,20 @@ pub enum ConfigError {
 /// A lease shorter than this would take work away from a machine that is only slow.
 const LEASE_MIN: Millis = Millis::from_secs(3);
 
+/// The longest name of a machine, in bytes: host names and ids are far shorter.
+const INSTANCE_ID_MAX: usize = 255;
+
 impl Config {
     /// Reads a configuration file.
     ///
     /// # Errors
     /// [`ConfigError::Unreadable`], [`ConfigError::Malformed`].
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        let text =
+            read::text(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
         toml::from_str(&text).map_err(|error| ConfigError::Malformed {
             path: path.to_owned(),
-            message: error.to_string().trim_end().to_owned(),
+            message: read::without_secrets(&error),
         })
     }
 
@@ -240,8 +245,17 @@ impl Config {
     /// [`ConfigError::Senseless`] names the first value that makes no sense.
     pub fn settings(&self) -> Result<Settings, ConfigError> {
         let lease = or(self.lease, Millis::from_secs(30));
-        if lease < LEASE_MIN {
-            return Err(senseless("lease", "must be at least 3s"));
+        if lease < LEASE_MIN || lease.to_duration() > LEASE_MAX {
+            return Err(senseless("lease", "must lie between 3s and 1h"));
+        }
+        let is_name = |id: &String| {
+            (1..=INSTANCE_ID_MAX).contains(&id.len()) && !id.chars().any(|char| char.is_control())
+        };
+        if self.instance_id.as_ref().is_some_and(|id| !is_name(id)) {
+            return Err(senseless(
+                "instance_id",
+                "must have 1 to 255 bytes, without line breaks and the like",
+            ));
         }
         let keep = self.keep.unwrap_or(3);
         if keep == 0 {
@@ -279,7 +293,7 @@ impl Config {
             lifecycle_grace: self.evacuation.lifecycle_grace(),
             on_interrupt: self.queue.on_interrupt()?,
             receipts_file: self.queue.receipts_file()?,
-            queue_url: self.queue.url.clone(),
+            queue_url: self.queue.url()?,
             log_agent: self.log_agent.checked()?,
             log_files: self.log_files.clone(),
             log_lines: usize::try_from(self.log_lines.unwrap_or(100)).unwrap_or(usize::MAX),

@@ -54,6 +54,21 @@ impl QueueConfig {
         Ok(on_interrupt)
     }
 
+    pub(super) fn url(&self) -> Result<Option<String>, ConfigError> {
+        let is_queue = |url: &String| {
+            url.starts_with("https://")
+                || url.starts_with("http://")
+                || lifeboat_worker::DirectoryQueue::directory_of(url).is_some()
+        };
+        if self.url.as_ref().is_some_and(|url| !is_queue(url)) {
+            return Err(senseless(
+                "queue.url",
+                "must be https://sqs.REGION.amazonaws.com/ACCOUNT/NAME, or file:///ABSOLUTE/DIRECTORY",
+            ));
+        }
+        Ok(self.url.clone())
+    }
+
     pub(super) fn receipts_file(&self) -> Result<PathBuf, ConfigError> {
         let file = self.receipts_file.clone().unwrap_or_else(|| PathBuf::from("active_receipts.json"));
         if !is_inside(&file) {

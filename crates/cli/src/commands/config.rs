@@ -6,6 +6,7 @@ use anyhow::Context;
 use lifeboat_agent::config::Protected;
 use lifeboat_agent::{Config, RunError, Settings};
 use lifeboat_core::evacuation::stage::Stage;
+use lifeboat_snapshot::WorkloadName;
 use serde_json::json;
 
 use crate::output;
@@ -29,17 +30,36 @@ fn check_controllers(file: &Path, json: bool) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+/// The configuration of a workload in `file`, with everything refused that a run would refuse; nothing is opened and
+/// nobody is asked.
+pub(crate) fn checked(file: &Path) -> anyhow::Result<(Config, Settings)> {
+    let config = Config::read(file).map_err(RunError::from)?;
+    let settings =
+        settings_of(&config).with_context(|| format!("{} is not a valid configuration", file.display()))?;
+    Ok((config, settings))
+}
+
+fn settings_of(config: &Config) -> anyhow::Result<Settings> {
+    let settings = config.settings().map_err(RunError::from)?;
+    if let Some(name) = &config.name {
+        name.parse::<WorkloadName>().map_err(RunError::from)?;
+    }
+    lifeboat_agent::setup::store_url(config, Path::new("/"))?;
+    if let Some(address) = &settings.metadata_endpoint {
+        lifeboat_imds::Endpoint::parse(address).map_err(RunError::from)?;
+    }
+    crate::wiring::ports(&settings)?;
+    Ok(settings)
+}
+
 /// Checks a file and prints what is in force.
 pub(crate) fn check(file: &Path, json: bool) -> anyhow::Result<u8> {
-    if super::fleet::is_controllers(file) {
-        return check_controllers(file, json);
-    }
-    super::fleet::is_somebodys(file)?;
-    let config = Config::read(file).map_err(RunError::from)?;
-    let settings = config
-        .settings()
-        .map_err(RunError::from)
-        .with_context(|| format!("{} is not a valid configuration", file.display()))?;
+    // Read once where that is enough: it may be a pipe.
+    let (config, settings) = match checked(file) {
+        Ok(checked) => checked,
+        Err(_) if super::fleet::is_controllers(file) => return check_controllers(file, json),
+        Err(error) => return Err(error),
+    };
     let budgets: serde_json::Map<String, serde_json::Value> = Stage::ALL
         .into_iter()
         .map(|stage| {

@@ -429,8 +429,8 @@ async fn other_agent(setup: &Setup) -> Finding {
             }
             Err(error) => fail(check, error.to_string(), "see the state directory"),
         },
-        Err(AskError::Failed(why)) => {
-            warn(check, &format!("an agent listens and does not answer: {why}"), "if it stays so, end it")
+        Err(error @ (AskError::NotBegun | AskError::Failed(_))) => {
+            warn(check, &format!("an agent listens: {error}"), "if it stays so, end it")
         }
     }
 }

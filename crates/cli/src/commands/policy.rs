@@ -3,17 +3,13 @@
 use std::path::Path;
 
 use anyhow::Context;
-use lifeboat_agent::{Config, RunError, Settings};
+use lifeboat_agent::Settings;
 use lifeboat_snapshot::StoreUrl;
 use serde_json::{Value, json};
 
 /// Prints the policy for the configuration in `file`.
 pub(crate) fn print(file: &Path) -> anyhow::Result<u8> {
-    let config = Config::read(file).map_err(RunError::from)?;
-    let settings = config
-        .settings()
-        .map_err(RunError::from)
-        .with_context(|| format!("{} is not a valid configuration", file.display()))?;
+    let (config, settings) = super::config::checked(file)?;
     let store = config.store.as_deref().map(str::parse::<StoreUrl>).transpose();
     let store = store.with_context(|| format!("{} names a store that makes no sense", file.display()))?;
     let policy = json!({ "Version": "2012-10-17", "Statement": statements(&settings, store.as_ref()) });

@@ -155,7 +155,7 @@ fn open(args: &StoreArgs) -> anyhow::Result<(StoreUrl, Option<Arc<dyn ObjectStor
     if url.directory().is_some_and(|directory| !directory.exists()) {
         return Ok((url, None));
     }
-    let store = lifeboat_snapshot::open(&url).map_err(RunError::from)?;
+    let store = lifeboat_agent::setup::open_store(&url)?;
     Ok((url, Some(store)))
 }
 

@@ -341,7 +341,10 @@ impl<'a> World<'a> {
         self.mark(3, service as u64, key);
         let account = &mut self.accounts[service];
         account.tally.interruptions += 1;
-        account.losses.push(self.now);
+        // Who was warned is no loss of this moment: it has not counted since the notice.
+        if !task.is_warned {
+            account.losses.push(self.now);
+        }
         if account.serving.0 + account.serving.1 < account.target {
             account.open.push(self.now);
             if !task.is_warned {
