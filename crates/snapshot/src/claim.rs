@@ -179,18 +179,34 @@ pub struct Claim {
 /// # Errors
 /// [`AcquireError::Held`] when `wait` ends while the holder may live.
 pub async fn acquire(workload: &Workload, claimant: &Claimant, wait: Wait) -> Result<Acquired, AcquireError> {
+    let head = journal::head(workload).await?;
+    acquire_after(workload, claimant, wait, head).await
+}
+
+/// As [`acquire`], by one who has just seen the `head` of the journal: that spares a look. Should another record
+/// have come since, the claim conflicts with it, and the journal is looked at anew.
+///
+/// # Errors
+/// As [`acquire`].
+pub async fn acquire_after(
+    workload: &Workload,
+    claimant: &Claimant,
+    wait: Wait,
+    mut head: Option<Head>,
+) -> Result<Acquired, AcquireError> {
     let writer = Writer {
         agent: claimant.agent,
         nonce: Nonce::random(),
         holder: claimant.holder.clone(),
         lease_ms: u64::try_from(bounded(claimant.lease).as_millis()).unwrap_or(u64::MAX),
     };
-    let mut head = None;
     let mut races = 0;
     // Bounded by `RACES_MAX`, or by `wait`: a holder that commits again and again is alive until then.
     while races < RACES_MAX || matches!(wait, Wait::Until(end) if Instant::now() < end) {
+        if races > 0 {
+            head = journal::head(workload).await?;
+        }
         races += 1;
-        head = journal::head(workload).await?;
         let turn = match &head {
             None => Some((How::Fresh, None)),
             Some(found) => wait_for_turn(workload, claimant, found, wait).await?,

@@ -48,7 +48,7 @@ pub mod workload;
 pub use object_store::ObjectStore;
 
 pub use base::Base;
-pub use claim::{Acquired, Claim, Claimant, How, Wait, acquire};
+pub use claim::{Acquired, Claim, Claimant, How, Wait, acquire, acquire_after};
 pub use clean_up::clean_up;
 pub use deadline::Deadline;
 pub use known::UploadLog;

@@ -81,6 +81,7 @@ async fn break_off(
     until("the restore is far enough", is_far_enough).await;
     restoring.abort();
     assert!(restoring.await.expect_err("broken off").is_cancelled());
+    until("nobody asks any more", || proxy.busy() == 0).await;
     proxy.resume();
 }
 

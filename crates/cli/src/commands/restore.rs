@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use lifeboat_agent::{RunError, Ui, bytes_text};
-use lifeboat_snapshot::claim::{AcquireError, Acquired, Claimant, Wait};
+use lifeboat_snapshot::claim::{AcquireError, Acquired, Claimant, How, Wait};
 use lifeboat_snapshot::id::Nonce;
 use lifeboat_snapshot::journal::{Event, Head, Holder, RecoveryPoint, Release};
 use lifeboat_snapshot::manifest::EntryKind;
 use lifeboat_snapshot::restore::{RestoreOptions, Restored};
-use lifeboat_snapshot::{Claim, Workload, acquire, read_manifest};
+use lifeboat_snapshot::{Claim, Workload, acquire, acquire_after, read_manifest};
 use serde_json::json;
 
 use crate::args::RestoreArgs;
-use crate::commands::store::point;
+use crate::commands::store::point_and_head;
 use crate::output;
 
 /// The lease of a claim that lasts as long as one restore.
@@ -24,20 +24,19 @@ const LEASE: Duration = Duration::from_secs(30);
 const LEASE_MARGIN: Duration = Duration::from_secs(1);
 
 pub(crate) async fn restore(args: &RestoreArgs, ui: &Ui, json: bool) -> anyhow::Result<u8> {
-    let (workload, point) = point(&args.point).await?;
+    let (workload, point, head) = point_and_head(&args.point).await?;
     let only = if args.only.is_empty() { None } else { Some(globs(&args.only)?) };
     if args.dry_run {
         return plan(&workload, &point, only.as_ref(), args, json).await;
     }
     let options =
         RestoreOptions { only, progress: (ui.progress)("restoring"), ..RestoreOptions::new(&args.to) };
-    let head = lifeboat_snapshot::journal::head(&workload).await.map_err(RunError::from)?;
     // Finished work is taken up by nobody, and a claim would make it unfinished.
-    let is_done = head.is_some_and(|head| matches!(head.record.event, Event::Done { .. }));
+    let is_done = matches!(head.record.event, Event::Done { .. });
     let restored = if args.no_claim || is_done {
         lifeboat_snapshot::restore(&workload, &point.manifest, &options).await
     } else {
-        Box::pin(claimed(&workload, &point, &options)).await?
+        Box::pin(claimed(&workload, (&point, head), &options)).await?
     };
     drop(options);
     let restored = restored.map_err(|source| RunError::Restore { path: args.to.clone(), source })?;
@@ -47,15 +46,14 @@ pub(crate) async fn restore(args: &RestoreArgs, ui: &Ui, json: bool) -> anyhow::
 /// Restores while holding the claim, so that no machine carries the work on meanwhile, and gives it back.
 async fn claimed(
     workload: &Workload,
-    point: &RecoveryPoint,
+    (point, head): (&RecoveryPoint, Head),
     options: &RestoreOptions,
 ) -> anyhow::Result<Result<Restored, lifeboat_snapshot::restore::RestoreError>> {
     let host = lifeboat_agent::setup::host_name();
     let holder = Holder { instance: format!("{host} (lifeboat restore)"), host, pid: std::process::id() };
     let claimant = Claimant { agent: Nonce::random(), holder, lease: LEASE };
-    let before = lifeboat_snapshot::journal::head(workload).await.map_err(RunError::from)?;
-    let mut claim =
-        acquire_or_wait(workload, &claimant, before.as_ref()).await.map_err(RunError::from)?.claim;
+    let Acquired { mut claim, how, .. } =
+        acquire_or_wait(workload, &claimant, head).await.map_err(RunError::from)?;
     let restored = {
         let renewing = renew(&mut claim);
         tokio::select! {
@@ -64,10 +62,10 @@ async fn claimed(
         }
     };
     // What the last owner left behind stays with the work.
-    let last = before.and_then(|head| match head.record.event {
-        Event::Released(release) => Some(*release),
-        Event::Claimed { .. } | Event::Committed | Event::Done { .. } => None,
-    });
+    let last = match how {
+        How::Released(release) => Some(*release),
+        How::Fresh | How::Continued | How::TookOver { .. } => None,
+    };
     let release = last.unwrap_or_else(|| Release { reason: "restored by hand".into(), ..Release::default() });
     claim.release(release).await.map_err(RunError::from)?;
     Ok(restored)
@@ -77,11 +75,11 @@ async fn claimed(
 async fn acquire_or_wait(
     workload: &Workload,
     claimant: &Claimant,
-    head: Option<&Head>,
+    head: Head,
 ) -> Result<Acquired, AcquireError> {
-    match acquire(workload, claimant, Wait::No).await {
+    let lease = Duration::from_millis(head.record.lease_ms) + LEASE_MARGIN;
+    match acquire_after(workload, claimant, Wait::No, Some(head)).await {
         Err(AcquireError::Held { by, .. }) => {
-            let lease = head.map_or(LEASE, |head| Duration::from_millis(head.record.lease_ms)) + LEASE_MARGIN;
             tracing::warn!(
                 by = by.instance,
                 host = by.host,

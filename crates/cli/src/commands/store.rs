@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail};
 use lifeboat_agent::{RunError, Ui, bytes_text};
 use lifeboat_core::conclusion::exit_code;
-use lifeboat_snapshot::journal::{self, Event, RecoveryPoint};
+use lifeboat_snapshot::journal::{self, Event, Head, RecoveryPoint};
 use lifeboat_snapshot::manifest::ReadManifestError;
 use lifeboat_snapshot::prune::PrunePlan;
 use lifeboat_snapshot::{ObjectStore, StoreError, StoreUrl, Workload, WorkloadName};
@@ -188,13 +188,19 @@ pub(super) fn unknown(args: &StoreArgs, name: &str) -> anyhow::Error {
 
 /// The workload and the recovery point that the flags name.
 pub(crate) async fn point(args: &PointArgs) -> anyhow::Result<(Workload, RecoveryPoint)> {
+    let (workload, point, _) = point_and_head(args).await?;
+    Ok((workload, point))
+}
+
+/// The same, with the newest record of the journal as it was looked at for it.
+pub(crate) async fn point_and_head(args: &PointArgs) -> anyhow::Result<(Workload, RecoveryPoint, Head)> {
     let workload = workload(&args.store, &args.name)?;
     let Some(head) = journal::head(&workload).await.map_err(RunError::from)? else {
         return Err(unknown(&args.store, &args.name));
     };
     // The head names the newest point itself, unless the work was begun anew since.
-    if let (None, Some(newest)) = (args.generation, head.record.point) {
-        return Ok((workload, newest));
+    if let (None, Some(newest)) = (args.generation, head.record.point.clone()) {
+        return Ok((workload, newest, head));
     }
     let points = journal::recovery_points(&workload).await.map_err(RunError::from)?;
     let wanted = match args.generation {
@@ -207,5 +213,5 @@ pub(crate) async fn point(args: &PointArgs) -> anyhow::Result<(Workload, Recover
         }
         None => format!("nothing of `{}` has been saved yet: it has no recovery point", args.name),
     })?;
-    Ok((workload, point))
+    Ok((workload, point, head))
 }

@@ -49,6 +49,7 @@ struct Shared {
     met: AtomicU64,
     received: AtomicU64,
     waiting: AtomicU64,
+    busy: AtomicU64,
     /// So many requests pass until all are held up.
     left: AtomicU64,
     is_held: watch::Sender<bool>,
@@ -71,6 +72,7 @@ impl HttpProxy {
             met: AtomicU64::new(0),
             received: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
+            busy: AtomicU64::new(0),
             left: AtomicU64::new(u64::MAX),
             is_held: watch::Sender::new(false),
             reached: Notify::new(),
@@ -107,6 +109,11 @@ impl HttpProxy {
         self.shared.received.load(Ordering::SeqCst)
     }
 
+    /// How many requests are under way now, held up or not.
+    pub(crate) fn busy(&self) -> u64 {
+        self.shared.busy.load(Ordering::SeqCst)
+    }
+
     /// How many requests are held up now.
     pub(crate) fn waiting(&self) -> u64 {
         self.shared.waiting.load(Ordering::SeqCst)
@@ -140,10 +147,15 @@ impl Shared {
     /// One request a connection: every answer of the server closes it.
     async fn serve(&self, mut client: TcpStream) {
         let Some(mut request) = read_request(&mut client).await else { return };
-        let was_held = self.hold_up().await;
-        if was_held && request.head.starts_with(b"GET ") && is_gone(&client).await {
-            // Whoever asked was broken off meanwhile: these bytes are nobody's.
-            return;
+        let _busy = Busy::new(&self.busy);
+        if request.head.starts_with(b"GET ") {
+            tokio::select! {
+                () = self.hold_up() => {}
+                // Whoever asked was broken off meanwhile: these bytes are nobody's.
+                () = gone(&client) => return,
+            }
+        } else {
+            self.hold_up().await;
         }
         let fault = self.draw();
         match fault {
@@ -170,8 +182,7 @@ impl Shared {
         let _ = client.write_all(&[answered.head, answered.body].concat()).await; // it may have gone
     }
 
-    /// Whether it was held up.
-    async fn hold_up(&self) -> bool {
+    async fn hold_up(&self) {
         let passes = self
             .left
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
@@ -183,11 +194,8 @@ impl Shared {
             self.reached.notify_one();
         }
         let mut held = self.is_held.subscribe();
-        let is_held = *held.borrow_and_update();
-        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let _waiting = Busy::new(&self.waiting);
         let _ = held.wait_for(|is_held| !is_held).await; // the test is over
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        is_held
     }
 
     fn draw(&self) -> Option<Fault> {
@@ -221,10 +229,28 @@ impl Shared {
     }
 }
 
-/// Whether the other side has closed the connection.
-async fn is_gone(client: &TcpStream) -> bool {
-    let closed = tokio::time::timeout(Duration::from_millis(100), client.peek(&mut [0])).await;
-    matches!(closed, Ok(Ok(0) | Err(_)))
+/// Returns when the other side has closed the connection.
+async fn gone(client: &TcpStream) {
+    // Nothing follows a request before its answer.
+    while let Ok(1..) = client.peek(&mut [0]).await {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Counts something for as long as it lives.
+struct Busy<'a>(&'a AtomicU64);
+
+impl<'a> Busy<'a> {
+    fn new(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Reads a whole request; all that carry a body tell its length.
