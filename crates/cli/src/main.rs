@@ -67,7 +67,11 @@ async fn dispatch(cli: Cli, ring: lifeboat_agent::LogRing) -> anyhow::Result<u8>
             Some(file) if commands::fleet::is_controllers(file) => {
                 commands::fleet::status(file, args.watch, json).await
             }
-            _ => commands::run::status(&args.workload, args.watch, json).await,
+            Some(file) => {
+                commands::fleet::is_somebodys(file)?;
+                commands::run::status(&args.workload, args.watch, json).await
+            }
+            None => commands::run::status(&args.workload, args.watch, json).await,
         },
         Command::Controller(args) => Box::pin(commands::controller::run(&args)).await,
         Command::History(args) => commands::fleet::history(&args, json).await,

@@ -12,6 +12,7 @@ use lifeboat_core::failover::phase::Phase;
 use lifeboat_core::failover::policy::{Policy, Shortfall, Switch};
 use lifeboat_core::failover::reason::Reason;
 use lifeboat_core::failover::state::Rules;
+use lifeboat_core::time::Millis;
 use lifeboat_imds::mock::NoticePlan;
 use lifeboat_imds::wire::Action;
 use rustix::process::Signal;
@@ -242,6 +243,7 @@ fn an_instance_that_will_be_interrupted_is_told_to_evacuate_through_ssm() {
         commands.contains("i-0123456789abcdef0") && commands.contains("lifeboat evacuate")
     });
     lab.until("a person is told", |lab| lab.get("alerts").to_string().contains("i-0123456789abcdef0"));
+    lab.check_quiet(&shortfall());
 }
 
 #[test]
@@ -284,6 +286,7 @@ fn what_ssm_is_told_to_run_and_the_agents_own_notice_are_one_evacuation() {
     assert!(results.iter().all(|result| *result == machine.summary()), "{results:?}");
     let records = std::fs::read_dir(store.join("w/journal")).expect("listed").count();
     assert_eq!(records, 3, "claimed, committed, released: once");
+    lab.check_quiet(&shortfall());
 }
 
 /// The shell commands that were sent to instances.
@@ -299,7 +302,12 @@ fn sent_commands(lab: &Lab) -> Vec<String> {
 #[test]
 fn a_burst_on_one_service_is_counted_right_and_what_cannot_be_read_is_set_aside() {
     let lab = Lab::start(15, "");
-    lab.config("[policy]\nname = 'switch'\ninterruptions = 1000\ncapacity_errors = 1000\npending_max = '2h'");
+    // Sixty interruptions trip nothing, and leave the window on no machine before they are counted.
+    let policy = "window = '12h'\ninterruptions = 64\ncapacity_errors = 64\npending_max = '2h'";
+    lab.config(&format!("[policy]\nname = 'switch'\n{policy}"));
+    let pending_max = Millis::from_secs(7_200);
+    let policy = Switch { interruptions: 64, capacity_errors: 64, pending_max, ..Switch::default() };
+    let rules = Rules { window: Millis::from_secs(43_200), ..Rules::new(Policy::Switch(policy)) };
     let _controller = lab.controller(&[]);
     adopted(&lab);
     let cluster = "arn:aws:ecs:us-east-1:123456789012:cluster/lab";
@@ -328,6 +336,7 @@ fn a_burst_on_one_service_is_counted_right_and_what_cannot_be_read_is_set_aside(
     let interrupted = facts.iter().filter(|fact| fact["fact"] == "interrupted").count();
     assert_eq!(interrupted, 60, "3,000 messages, sixty tasks, each counted once");
     assert_eq!(lab::at(&lab.get("state"), &["queues", "lifeboat-events-dead", "sent"]), 1);
+    lab.check_quiet(&rules);
 }
 
 #[test]
@@ -340,8 +349,9 @@ fn people_see_shift_pause_and_resume() {
     let dry = lab.ask_json(&["shift", "web", "--to", "on-demand", "--for", "2h", "--dry-run"]);
     assert!(dry["asked"].as_str().expect("text").starts_with("on-demand until"), "{dry}");
     assert_eq!(lab.ask_json(&["status"])[0]["asked"], Value::Null, "nothing was stored");
-    lab.ask_json(&["shift", "web", "--to", "on-demand", "--for", "10m"]);
+    lab.ask_json(&["shift", "web", "--to", "on-demand"]);
     lab.until("all of it runs On-Demand", |lab| lab.told() == (0, 10));
+    lab.ask_json(&["shift", "web", "--to", "on-demand", "--for", "2m"]);
     lab.until("the time is over and all of it is back on Spot", |lab| {
         lab.told() == (10, 0) && lab.web("spot", "ready") == 10
     });
@@ -357,7 +367,14 @@ fn people_see_shift_pause_and_resume() {
     for reason in ["a person asked for on-demand", "a person paused it", "a person resumed it"] {
         assert!(text.contains(reason), "{reason}: {text}");
     }
-    assert_eq!(lab.ask(&["shift", "nobody", "--to", "spot"]).status.code(), Some(125));
+    for nobodys in [&["shift", "nobody", "--to", "spot"][..], &["history", "nobody"]] {
+        let refused = lab.ask(nobodys);
+        assert_eq!(refused.status.code(), Some(125), "{nobodys:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("no service \"nobody\" is known"));
+    }
+    let never = lab.ask(&["shift", "web", "--to", "spot", "--for", "0s"]);
+    assert_eq!(never.status.code(), Some(125));
+    lab.check(&shortfall());
 }
 
 #[test]
@@ -382,6 +399,7 @@ fn status_is_watched_on_a_terminal_and_in_a_pipe_until_nobody_reads() {
         let status = watched.ended();
         assert!(status.success(), "nobody reads any more, and that is no failure: {status}");
     }
+    lab.check(&shortfall());
 }
 
 #[test]
@@ -398,6 +416,7 @@ fn a_dry_run_sets_no_count_and_once_ends_by_itself() {
     let mut once = lab.controller(&["--once"]);
     once.expect_code(0);
     assert!(lab.told().1 > 0, "it acted: {:?}", lab.told());
+    lab.check(&shortfall());
 }
 
 #[test]
@@ -415,10 +434,15 @@ fn a_service_that_is_deleted_is_let_go_and_one_that_deploys_is_not_lowered() {
     assert!(lab.told().1 > 0, "nothing is lowered while a deployment is in progress");
     lab.post("service", json!({ "name": "web", "deploying": false }));
     lab.until("On-Demand is given up", |lab| lab.told() == (10, 0));
+    let back = lab.history().last().expect("it moved").at;
+    // Not later: a service that somebody deletes stops all of its tasks, and nobody promised otherwise.
+    lab.check(&shortfall());
     lab.post("service", json!({ "name": "web", "deleted": true }));
     controller.wait_for("is gone and no longer managed");
     lab.post("service", json!({ "name": "web", "deleted": false }));
     controller.wait_for("is managed");
+    lab.interrupt(1);
+    lab.until("it is moved again", |lab| lab.history().last().is_some_and(|last| last.at > back));
 }
 
 #[test]

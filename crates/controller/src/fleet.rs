@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use lifeboat_core::backoff::Backoff;
-use lifeboat_core::time::Millis;
+use lifeboat_core::time::{Millis, Timestamp};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -28,7 +28,7 @@ use crate::observe::{LOOKS_MAX, Look, Observer, SERVICES_A_CALL};
 use crate::port::{Alerts, CallError, Commands, Ecs, Inbox, Metrics, ServiceView};
 use crate::service::{Worker, World, asked};
 use crate::snapshot::Snapshot;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// How often it is asked whether somebody else, a person for example, has stored another generation.
 const STORED_EVERY: Millis = Millis::from_secs(10);
@@ -91,6 +91,9 @@ pub enum FleetError {
         #[source]
         source: CallError,
     },
+    /// The store does not exist, or may not be used, and trying again will not help.
+    #[error("without the store of states nothing can be decided")]
+    Store(#[source] StoreError),
     /// The address for Prometheus is taken.
     #[error("cannot listen on {address}")]
     Listen {
@@ -117,6 +120,8 @@ struct Fleet {
     members: BTreeMap<String, Member>,
     missed: BTreeMap<String, u32>,
     problems: BTreeSet<String>,
+    /// It was told that there is nothing to manage.
+    is_empty: bool,
     workers: JoinSet<()>,
 }
 
@@ -140,6 +145,10 @@ pub async fn run(
         }
         None => None,
     };
+    // What is away for a moment is waited for; what a person must mend is told at once.
+    if let Err(error @ StoreError::Unusable(_)) = asked(ports.store.generations(&[])).await {
+        return Err(FleetError::Store(error));
+    }
     let counters = Arc::new(Counters::default());
     let (ledger, entries) = mpsc::channel(ENTRIES_MAX);
     let (alerts, told) = AlertQueue::new(ports.alerts.len(), Arc::clone(&counters));
@@ -173,6 +182,7 @@ pub async fn run(
         members: BTreeMap::new(),
         missed: BTreeMap::new(),
         problems: BTreeSet::new(),
+        is_empty: false,
         workers: JoinSet::new(),
     };
     let done = fleet.work(mode, (ledger, entries, alerts), &mut parts, &mut last, shutdown).await;
@@ -286,8 +296,10 @@ impl Fleet {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), FleetError> {
         tokio::pin!(shutdown);
+        let clock = self.world.clock;
+        let until = clock.now() + ONCE_MAX;
         tokio::select! {
-            found = self.find_first() => found?,
+            found = self.find_first(mode.is_once.then_some(until)) => found?,
             () = &mut shutdown => return Ok(()),
         }
         tracing::info!(services = self.members.len(), dry_run = mode.is_dry_run, "the controller works");
@@ -295,7 +307,6 @@ impl Fleet {
         if let Some(inbox) = self.ports.inbox.clone().filter(|_| !mode.is_dry_run) {
             self.receive(inbox, ends, mode, parts, last);
         }
-        let clock = self.world.clock;
         let every = |span: Millis| {
             let mut ticks = tokio::time::interval(clock.real_time(span).max(Duration::from_millis(20)));
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -305,7 +316,6 @@ impl Fleet {
         find.tick().await; // the first comes at once, and was done
         let (mut stored, mut prune) = (every(STORED_EVERY), every(PRUNE_EVERY));
         let mut settled = every(Millis(500));
-        let until = clock.now() + ONCE_MAX;
         let mut finding: Option<Finding> = None;
         let done = loop {
             tokio::select! {
@@ -381,8 +391,9 @@ impl Fleet {
         }
     }
 
-    /// The first time it must succeed: with nobody known, every event would be nobody's.
-    async fn find_first(&mut self) -> Result<(), FleetError> {
+    /// The first time it must succeed, `until` then where there is an end to it: with nobody known, every event would be
+    /// nobody's.
+    async fn find_first(&mut self, until: Option<Timestamp>) -> Result<(), FleetError> {
         for attempt in 0_u32.. {
             let (found, failed) = self.finder().find().await;
             match failed.into_iter().next() {
@@ -390,7 +401,10 @@ impl Fleet {
                     self.apply(found, &BTreeSet::new());
                     return Ok(());
                 }
-                Some((cluster, source)) if !source.is_temporary() => {
+                Some((cluster, source))
+                    if !source.is_temporary()
+                        || until.is_some_and(|until| self.world.clock.now() > until) =>
+                {
                     return Err(FleetError::Cluster { cluster, source });
                 }
                 Some((cluster, error)) => {
@@ -424,6 +438,11 @@ impl Fleet {
             tracing::warn!(problem, "services");
         }
         self.problems = found.problems.into_iter().collect();
+        if found.pairs.is_empty() && failed.is_empty() && !std::mem::replace(&mut self.is_empty, true) {
+            let clusters = self.settings.clusters.join(", ");
+            tracing::warn!(clusters, "no pair of services was found: see `[services]` in docs/controller.md");
+        }
+        self.is_empty &= found.pairs.is_empty();
         let gone: Vec<String> = self
             .members
             .iter()

@@ -163,7 +163,15 @@ impl Post {
                 }
                 Err(error) => {
                     self.counters.receives_failed.one();
-                    tracing::warn!(%error, "nothing could be received");
+                    // One of them tells for all.
+                    if seed == 0 && error.is_temporary() {
+                        tracing::warn!(%error, "nothing could be received");
+                    } else if seed == 0 {
+                        tracing::error!(
+                            %error,
+                            "nothing can be received, looks alone tell: check queue.url and the permission to receive"
+                        );
+                    }
                     let backoff =
                         lifeboat_core::backoff::Backoff { seed, longest: Millis(20_000), ..BACKOFF };
                     tokio::time::sleep(backoff.wait(failures).to_duration()).await;

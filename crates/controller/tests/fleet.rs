@@ -20,6 +20,7 @@ use lifeboat_core::time::{Millis, Timestamp};
 async fn the_events_of_one_receive_make_one_turn_and_are_deleted_after_the_commit_and_the_order() {
     let rig = Rig::new();
     let running = rig.start(1, "").await;
+    until("it is at rest", || rig.journal.count("commit") >= 2).await;
     let before = rig.journal.count("commit");
     rig.queue.send_all((0..10).map(warned));
     until("all are deleted", || rig.journal.count("delete") == 10).await;
@@ -71,7 +72,7 @@ async fn a_commit_whose_answer_is_lost_is_neither_lost_nor_done_twice() {
 #[tokio::test]
 async fn a_hot_service_gets_every_fact_once_at_fifty_events_a_second() {
     let rig = Rig::new();
-    let running = rig.start(1, "[policy]\nname = 'switch'\ninterruptions = 1000\n").await;
+    let running = rig.start(1, "[policy]\nname = 'switch'\ninterruptions = 64\n").await;
     // Sixty tasks, each told fifty times, in an order that mixes them: a minute's worth.
     for round in 0..50 {
         rig.queue.send_all((0..60).map(|task| warned(1_000 + (task * 7 + round) % 60)));
@@ -119,9 +120,10 @@ async fn a_command_that_became_too_old_while_its_generation_was_read_is_not_give
 async fn an_order_of_a_generation_that_somebody_replaced_is_not_given() {
     let rig = Rig::new();
     let running = rig.start(1, "").await;
-    rig.store.slow_ms.store(300, Ordering::SeqCst);
+    until("it is at rest", || rig.journal.count("commit") >= 2).await;
+    rig.store.slow_ms.store(3_000, Ordering::SeqCst);
     rig.queue.send(warned(1));
-    until("it is decided", || rig.journal.count("commit orders 1") == 1).await;
+    until("it is decided", || rig.journal.count("commit") >= 3).await;
     // While the generation is being read, a person says otherwise.
     let state = rig.state().await;
     let now = lifeboat_controller::clock::wall_now();
@@ -130,7 +132,8 @@ async fn an_order_of_a_generation_that_somebody_replaced_is_not_given() {
     let commit =
         Commit { service: "orders".into(), expected: Some(state.generation), state: Box::new(next), entry };
     assert_eq!(rig.store.inner.commit(commit).await.expect("answered"), Committed::Stored);
-    tokio::time::sleep(Duration::from_millis(700)).await; // twice what reading takes
+    until("it is read", || rig.journal.count("read orders") >= 1).await;
+    tokio::time::sleep(Duration::from_millis(300)).await; // an order would follow at once
     assert_eq!(rig.journal.count("order"), 0, "{:?}", rig.journal.all());
     running.stop().await;
 }

@@ -69,9 +69,16 @@ async fn conforms(store: Arc<dyn Store>) {
     assert_eq!(store.history(Some("a"), 1).await.expect("answered").len(), 1);
     assert_eq!(store.history(Some("c"), 9).await.expect("answered"), []);
 
+    // By a controller whose clock is ten minutes behind.
+    let mut late = then("b", &store.load("b").await.expect("answered").expect("stored"), 6);
+    late.entry = late.entry.map(|entry| Entry { at: entry.at.before(Millis::from_secs(600)), ..entry });
+    stored(store, late).await;
+    let of_b = store.history(Some("b"), 10).await.expect("answered");
+    assert_eq!(of_b.iter().map(|fact| fact.entry.generation).collect::<Vec<_>>(), [2, 1]);
+
     let names = ["a", "b", "c"].map(str::to_owned);
     let known = store.generations(&names).await.expect("answered");
-    assert_eq!(known.into_iter().collect::<Vec<_>>(), [("a".to_owned(), 2), ("b".to_owned(), 1)]);
+    assert_eq!(known.into_iter().collect::<Vec<_>>(), [("a".to_owned(), 2), ("b".to_owned(), 2)]);
     let states = store.states().await.expect("answered");
     assert_eq!(states.keys().collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(*states["a"], a2);

@@ -8,13 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use lifeboat_controller::clock::{Clock, rfc3339};
-use lifeboat_controller::config::{Config, Span};
+use lifeboat_controller::config::{Config, ConfigError, Span};
 use lifeboat_controller::store::{Commit, Committed, Store};
 use lifeboat_core::failover::history;
 use lifeboat_core::failover::instruction::Instruction;
 use lifeboat_core::failover::observation::Capacity;
 use lifeboat_core::failover::state::State;
-use lifeboat_core::time::Timestamp;
+use lifeboat_core::time::{Millis, Timestamp};
 use serde::Serialize;
 
 use super::controller;
@@ -119,6 +119,24 @@ pub(crate) fn is_controllers(path: &Path) -> bool {
     Config::read(path).is_ok() && lifeboat_agent::config::Config::read(path).is_err()
 }
 
+/// Says so where a file is neither a controller's nor an agent's configuration.
+///
+/// # Errors
+/// What each of them says of it.
+pub(crate) fn is_somebodys(path: &Path) -> anyhow::Result<()> {
+    let (Err(controllers), Err(agents)) = (Config::read(path), lifeboat_agent::config::Config::read(path))
+    else {
+        return Ok(());
+    };
+    if matches!(controllers, ConfigError::Unreadable { .. }) {
+        return Ok(()); // the agent's reader says it as well
+    }
+    bail!(
+        "{} is a configuration neither of the controller nor of the agent\n{controllers}\n{agents}",
+        path.display()
+    )
+}
+
 /// Prints the services; with `watch` again and again.
 pub(crate) async fn status(config: &Path, watch: bool, json: bool) -> anyhow::Result<u8> {
     let open = open(config)?;
@@ -186,6 +204,9 @@ fn table(lines: &[Line<'_>]) -> String {
 pub(crate) async fn history(args: &HistoryArgs, json: bool) -> anyhow::Result<u8> {
     let open = open(&args.fleet.config)?;
     let facts = open.store.history(args.service.as_deref(), args.limit as usize).await?;
+    if let (Some(service), true) = (&args.service, facts.is_empty()) {
+        known(&open, service).await?;
+    }
     output::either(json, &facts, || {
         let head = ["AT", "SERVICE", "FROM", "TO", "SPOT", "ON-DEMAND", "TARGET", "REASON"];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
@@ -213,6 +234,9 @@ pub(crate) async fn shift(args: &ShiftArgs, json: bool) -> anyhow::Result<u8> {
         To::OnDemand => Capacity::OnDemand,
         To::Spot => Capacity::Spot,
     };
+    if args.span.is_some_and(|Span(span)| span == Millis::ZERO) {
+        bail!("--for must be longer than nothing; `lifeboat resume` ends a shift");
+    }
     let until = args.span.map(|Span(span)| open.clock.now() + span);
     instruct(&open, &args.service, Instruction::Shift { to, until }, args.change.dry_run, json).await
 }
@@ -227,6 +251,13 @@ pub(crate) async fn resume(args: &ServiceArgs, json: bool) -> anyhow::Result<u8>
     instruct(&open, &args.service, Instruction::Resume, args.change.dry_run, json).await
 }
 
+/// What is stored of a service that a person named.
+async fn known(open: &Open, service: &str) -> anyhow::Result<Box<State>> {
+    open.store.load(service).await?.with_context(|| {
+        format!("no service {service:?} is known; `lifeboat status --config FILE` lists them")
+    })
+}
+
 /// Stores a person's word; a controller that commits meanwhile only makes it try again.
 async fn instruct(
     open: &Open,
@@ -236,9 +267,7 @@ async fn instruct(
     json: bool,
 ) -> anyhow::Result<u8> {
     for _ in 0..TRIES {
-        let state = open.store.load(service).await?.with_context(|| {
-            format!("no service {service:?} is known; `lifeboat status --config FILE` lists them")
-        })?;
+        let state = known(open, service).await?;
         let now = open.clock.now();
         let next = state.instructed(now, instruction);
         let shown = line(service, &next, now);

@@ -14,7 +14,7 @@ use super::{MESSAGES, VISIBILITY};
 use crate::harness::Machine;
 
 /// A living worker begins what it received within milliseconds; on a loaded machine within seconds.
-const BEGUN_WITHIN: Duration = Duration::from_secs(20);
+const BEGUN_WITHIN: Duration = Duration::from_secs(40);
 
 /// A stand-in on a busy machine answers within this. A worker that gives up earlier loses a message that was on its
 /// way to it until the message's time-out is over, which here it never is.

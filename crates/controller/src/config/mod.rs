@@ -154,6 +154,10 @@ impl Config {
     /// [`ConfigError::Invalid`] names the key and what to do.
     pub fn settings(&self) -> Result<Settings, ConfigError> {
         let clusters = clusters(&self.clusters)?;
+        let is_url = |url: &String| url.starts_with("http://") || url.starts_with("https://");
+        if !self.endpoint.as_ref().is_none_or(is_url) {
+            return Err(invalid("endpoint", "is no URL as http://127.0.0.1:4570; leave it out for AWS"));
+        }
         let terms = Terms { rules: self.policy.rules("policy")?, target: Target::FollowSpot };
         if self.store.sqlite.is_some() && self.store.dynamodb.is_some() {
             return Err(invalid("store", "sqlite and dynamodb exclude each other: choose one"));

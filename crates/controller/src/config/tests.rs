@@ -59,6 +59,7 @@ fn what_makes_no_sense_is_named_with_its_key() {
         ("[queue]\nurl = 'https://q'\ndead_letters = 'https://q'", "queue.dead_letters"),
         ("clusters = ['a', 'arn:aws:ecs:eu-west-1:1:cluster/a']", "clusters"),
         ("clusters = ['']", "clusters"),
+        ("endpoint = 'localhost'", "endpoint"),
         ("[[service]]\nname = 'a'\nspot = 'x'\non_demand = 'x'", "cannot be both"),
         ("[[service]]\nname = 'a'\ntarget = 4000000000", "target must be at most"),
         ("[policy]\nspares = 4000000000", "policy.spares"),

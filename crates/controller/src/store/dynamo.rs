@@ -201,7 +201,9 @@ impl Store for DynamoStore {
             return Ok(Vec::new());
         }
         if let Some(service) = service {
-            return self.facts(service, limit).await;
+            let mut facts = self.facts(service, limit).await?;
+            facts.sort_by_key(|fact| std::cmp::Reverse(fact.entry.generation));
+            return Ok(facts);
         }
         let services = self.fleet().await?.into_keys();
         let all: Vec<Vec<Fact>> = stream::iter(services)

@@ -78,7 +78,10 @@ impl Store for MemoryStore {
             .cloned()
             .collect();
         drop(inner);
-        facts.sort_by_key(|fact| std::cmp::Reverse((fact.entry.at, fact.entry.generation)));
+        match service {
+            Some(_) => facts.sort_by_key(|fact| std::cmp::Reverse(fact.entry.generation)),
+            None => facts.sort_by_key(|fact| std::cmp::Reverse((fact.entry.at, fact.entry.generation))),
+        }
         facts.truncate(limit.min(HISTORY_PAGE_MAX));
         Ok(facts)
     }

@@ -113,6 +113,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn commit(&self, commit: Commit) -> Result<Committed, StoreError>;
 
     /// The newest entries, newest first, at most `limit` and at most [`HISTORY_PAGE_MAX`]; of one service or of all.
+    /// Those of one service in the order in which they were stored, whatever clocks their controllers have.
     async fn history(&self, service: Option<&str>, limit: usize) -> Result<Vec<Fact>, StoreError>;
 
     /// Every service that has a state, with it, by name.

@@ -271,11 +271,17 @@ fn history(
 ) -> Result<Vec<Fact>, StoreError> {
     let limit = i64::try_from(limit.min(HISTORY_PAGE_MAX)).unwrap_or(0);
     let rows = || -> rusqlite::Result<Vec<(String, String)>> {
-        let mut statement = connection.prepare_cached(
-            "SELECT service, entry FROM history WHERE ?1 IS NULL OR service = ?1
-             ORDER BY at DESC, generation DESC LIMIT ?2",
+        let of = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        let Some(service) = service else {
+            let mut all = connection.prepare_cached(
+                "SELECT service, entry FROM history ORDER BY at DESC, generation DESC LIMIT ?1",
+            )?;
+            return all.query_map([limit], of)?.collect();
+        };
+        let mut its = connection.prepare_cached(
+            "SELECT service, entry FROM history WHERE service = ?1 ORDER BY generation DESC LIMIT ?2",
         )?;
-        statement.query_map(params![service, limit], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        its.query_map(params![service, limit], of)?.collect()
     };
     let rows = rows().map_err(|error| failure(path, &error))?;
     rows.into_iter()

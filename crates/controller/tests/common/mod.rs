@@ -270,6 +270,8 @@ pub(crate) struct OddStore {
     pub(crate) slow_ms: AtomicU32,
     /// Meters, and the generations of all services, are never told.
     pub(crate) is_mute: AtomicBool,
+    /// There is no such table.
+    pub(crate) is_unusable: AtomicBool,
 }
 
 impl OddStore {
@@ -289,11 +291,16 @@ impl Store for OddStore {
     async fn generation(&self, service: &str) -> Result<Option<u64>, StoreError> {
         let slow = self.slow_ms.load(Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(u64::from(slow))).await;
-        self.inner.generation(service).await
+        let found = self.inner.generation(service).await;
+        self.journal.note(format!("read {service}"));
+        found
     }
 
     async fn generations(&self, services: &[String]) -> Result<BTreeMap<String, u64>, StoreError> {
         self.tell().await;
+        if self.is_unusable.load(Ordering::SeqCst) {
+            return Err(StoreError::Unusable("no such table".to_owned()));
+        }
         self.inner.generations(services).await
     }
 
@@ -470,6 +477,7 @@ impl Rig {
             unknown: AtomicU32::new(0),
             slow_ms: AtomicU32::new(0),
             is_mute: AtomicBool::new(false),
+            is_unusable: AtomicBool::new(false),
         };
         Self {
             ecs: Arc::new(ecs),

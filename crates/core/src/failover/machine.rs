@@ -434,6 +434,7 @@ impl Machine {
             Target::FollowSpot => has.spot.max(has.on_demand),
         };
         let mut first = Box::new(State::new(now, target, has));
+        first.reason = Reason::Found;
         let is_theirs = self.target == Target::FollowSpot && !self.rules.policy.moves_spot();
         if is_theirs && has.on_demand > has.spot {
             first.asked = Some(Asked { to: Capacity::Spot, until: Some(now) });

@@ -13,6 +13,8 @@ use crate::time::Millis;
 pub enum Reason {
     /// Spot has every task that is wanted.
     SpotComplete,
+    /// It ran like that when it was first seen.
+    Found,
     /// The policy never changes its split.
     Fixed,
     /// Ready Spot tasks that nobody warned are fewer than wanted.
@@ -106,6 +108,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::SpotComplete => f.write_str("spot has every task"),
+            Self::Found => f.write_str("as it was found"),
             Self::Fixed => f.write_str("the policy's split is fixed"),
             Self::SpotShort { ready, cover, target } => {
                 write!(f, "{ready} of {target} spot tasks stay ready, {cover} more in time")
