@@ -47,11 +47,14 @@ pub struct Task {
 
 /// Tasks in any order, counted once. Copies share them: a look that shows the same as the last costs nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tasks(Arc<Counted>);
+pub struct Tasks {
+    list: Arc<[Task]>,
+    /// Beside the list, not behind its pointer: counting must not touch it.
+    counted: Counted,
+}
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counted {
-    tasks: Vec<Task>,
     counts: Counts,
     /// When the one that has been starting longest was created.
     oldest: Option<Timestamp>,
@@ -71,19 +74,25 @@ impl Counted {
     }
 }
 
-impl From<Vec<Task>> for Tasks {
-    fn from(tasks: Vec<Task>) -> Self {
+impl From<Arc<[Task]>> for Tasks {
+    fn from(list: Arc<[Task]>) -> Self {
         let mut counted = Counted::default();
-        for task in &tasks {
+        for task in &*list {
             counted.count(task, task.is_warned);
         }
-        Self(Arc::new(Counted { tasks, ..counted }))
+        Self { list, counted }
+    }
+}
+
+impl From<Vec<Task>> for Tasks {
+    fn from(tasks: Vec<Task>) -> Self {
+        Arc::<[Task]>::from(tasks).into()
     }
 }
 
 impl FromIterator<Task> for Tasks {
     fn from_iter<I: IntoIterator<Item = Task>>(tasks: I) -> Self {
-        tasks.into_iter().collect::<Vec<Task>>().into()
+        tasks.into_iter().collect::<Arc<[Task]>>().into()
     }
 }
 
@@ -91,7 +100,7 @@ impl Deref for Tasks {
     type Target = [Task];
 
     fn deref(&self) -> &[Task] {
-        &self.0.tasks
+        &self.list
     }
 }
 
@@ -99,10 +108,10 @@ impl Tasks {
     /// How many are where, and when the one that has been starting longest was created; those in `doomed` are lost.
     fn count(&self, doomed: &BTreeMap<u64, Timestamp>) -> (Counts, Option<Timestamp>) {
         if doomed.is_empty() {
-            return (self.0.counts, self.0.oldest);
+            return (self.counted.counts, self.counted.oldest);
         }
         let mut counted = Counted::default();
-        for task in &self.0.tasks {
+        for task in &*self.list {
             counted.count(task, task.is_warned || doomed.contains_key(&task.key));
         }
         (counted.counts, counted.oldest)
