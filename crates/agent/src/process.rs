@@ -465,6 +465,6 @@ fn has_not_ended(pid: Pid) -> bool {
 }
 
 /// Distinguishes one boot of the machine from every other.
-fn boot_id() -> Option<String> {
+pub(crate) fn boot_id() -> Option<String> {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
 }

@@ -1,13 +1,18 @@
 //! Where the agent runs: an instance, an ECS task, a pod; under which name the store knows it, and how much time its
 //! platform gives between SIGTERM and SIGKILL.
 
+use std::path::{Path, PathBuf};
+
 use lifeboat_core::time::Millis;
 use lifeboat_imds::identity::{Identity, identity};
 use lifeboat_imds::task::{Task, task};
 use lifeboat_imds::{Client, Endpoint, WallClock};
+use serde::{Deserialize, Serialize};
 
 use crate::clock::wall_now;
+use crate::dirs::{Outlive, write_atomically};
 use crate::hands::chain;
+use crate::process::boot_id;
 use crate::setup::{IDENTITY_WAIT, Setup};
 
 /// The name of a task is worth waiting for: without it two tasks may have the same.
@@ -40,9 +45,45 @@ pub(crate) async fn whereabouts(setup: &Setup) -> Whereabouts {
     let of_task = task.as_ref().map(Task::id).filter(|id| !id.is_empty()).map(str::to_owned);
     let instance = match setup.instance_id.clone().or(of_task) {
         Some(instance) => instance,
-        None => ask_instance(setup.metadata.as_ref()).await.unwrap_or_else(crate::setup::host_name),
+        None => match ask_instance(setup.metadata.as_ref()).await {
+            Some(instance) => {
+                Remembered::keep(&setup.dirs.agent, &instance);
+                instance
+            }
+            None => Remembered::of(&setup.dirs.agent).unwrap_or_else(crate::setup::host_name),
+        },
     };
     Whereabouts { instance, task }
+}
+
+/// What the metadata service called this machine. An agent that is started again while the service does not answer is to
+/// know its own claim and recovery points, which are under that name.
+#[derive(Debug, Serialize, Deserialize)]
+struct Remembered {
+    /// A copy of this directory on another machine, or on this one under another id, is no memory of it.
+    boot: String,
+    instance: String,
+}
+
+impl Remembered {
+    fn path(agent_dir: &Path) -> PathBuf {
+        agent_dir.join("instance.json")
+    }
+
+    fn keep(agent_dir: &Path, instance: &str) {
+        let Some(boot) = boot_id() else { return };
+        let remembered = Self { boot, instance: instance.to_owned() };
+        let text = serde_json::to_vec(&remembered).expect("texts are JSON");
+        if let Err(error) = write_atomically(&Self::path(agent_dir), &text, Outlive::Process) {
+            tracing::debug!(%error, "cannot keep this machine's name"); // a full disk must not stop a run
+        }
+    }
+
+    fn of(agent_dir: &Path) -> Option<String> {
+        let text = std::fs::read(Self::path(agent_dir)).ok()?;
+        let remembered: Self = serde_json::from_slice(&text).ok()?;
+        (boot_id()? == remembered.boot).then_some(remembered.instance)
+    }
 }
 
 async fn ask_task(endpoint: &Endpoint) -> Option<Task> {

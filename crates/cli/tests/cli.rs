@@ -106,8 +106,12 @@ fn what_a_run_would_refuse_is_not_called_valid() {
         check.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
     child.stdin.take().expect("piped").write_all(b"nonsense = 1\n").expect("written");
     expect(&child.wait_with_output().expect("ended"), 125, &["unknown field `nonsense`"]);
-    let endless = machine.lifeboat(&["policy", "/dev/zero"]).output().expect("started");
-    expect(&endless, 125, &["no configuration"]);
+    for command in [&["policy"][..], &["config", "check"], &["doctor", "--config"]] {
+        let endless = machine.lifeboat(&[command, &["/dev/zero"]].concat()).output().expect("started");
+        expect(&endless, 125, &["no configuration"]);
+    }
+    let endless = machine.lifeboat(&["doctor", "--from", "/dev/zero"]).output().expect("started");
+    expect(&endless, 125, &["cannot use /dev/zero", "bytes"]);
     // A place is named.
     machine.write("file", "");
     let output = machine.lifeboat(&["run", "--work-dir", "file", "--", "true"]).output().expect("started");
@@ -429,6 +433,20 @@ fn a_damaged_manifest_does_not_hide_what_else_is_known() {
     damage(&machine, "/manifests/");
     expect(&machine.ask(&["list"]), 0, &["w ", "evacuated"]);
     expect(&machine.ask(&["show", "w"]), 0, &["evacuated", "UNREADABLE", "final logs"]);
+}
+
+#[test]
+fn what_was_stored_beside_the_files_and_is_gone_is_named() {
+    let world = World::new();
+    let machine = with_evacuated_work(&world);
+    fs::remove_dir_all(machine.store.join("w/extras")).expect("removed");
+    expect(
+        &machine.ask(&["show", "w"]),
+        0,
+        &["evacuated", "UNREADABLE: final logs: ", "is not in the store"],
+    );
+    let shown = machine.ask_json(&["show", "w"]);
+    assert_eq!(shown["unreadable_extras"].as_array().map(Vec::len), Some(1), "{shown}");
 }
 
 #[test]

@@ -98,6 +98,21 @@ fn whoever_waited_too_long_is_told_who_holds_the_work() {
 }
 
 #[test]
+fn an_agent_that_is_started_again_while_the_metadata_service_is_away_knows_its_own_work() {
+    let world = World::new();
+    let mut machine = world.spot_machine("one");
+    machine.configure("lease = \"3s\"\nprecopy = \"1s\"\n[metadata]\ninterval = \"500ms\"\n");
+    let mut run = machine.run(&[], "echo 1 > n; sleep 1000");
+    run.wait_for("copied what has changed");
+    run.kill_agent();
+    machine.write("n", "2\n");
+    machine.imds = None;
+    let mut again = machine.run(&[], "[ $(cat n) = 2 ] && [ $LIFEBOAT_INSTANCE = i-one ] && exit 3");
+    again.expect_code(3);
+    assert!(again.log().contains("going on with this machine's own work"), "{}", again.log());
+}
+
+#[test]
 fn a_machine_that_waits_for_the_work_has_nothing_to_evacuate_and_says_so() {
     let world = World::new();
     let (first, second) = (world.machine("one"), world.machine("two"));

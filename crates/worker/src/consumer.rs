@@ -181,7 +181,13 @@ impl<Q: Queue + 'static> Consumer<Q> {
             match self.queue.delete(&message.receipt) {
                 Ok(()) | Err(QueueError::Stale) => return,
                 Err(QueueError::Failed(_)) if attempt + 1 < DELETE_ATTEMPTS => std::thread::sleep(AGAIN),
-                Err(QueueError::Failed(_)) => {}
+                Err(error @ QueueError::Failed(_)) => {
+                    let id = &message.id;
+                    let note = format!(
+                        "lifeboat-worker: {id} is done and cannot be deleted: {error}; it comes again\n"
+                    );
+                    let _ = std::io::stderr().write_all(note.as_bytes()); // nobody reads it
+                }
             }
         }
     }

@@ -290,30 +290,23 @@ impl App {
         let mut kept = self.registry().version;
         loop {
             tokio::time::sleep(SPOOL_EVERY).await;
-            let text = {
-                let registry = self.registry();
-                if registry.version == kept {
-                    continue;
-                }
-                kept = registry.version;
-                Spool::text(&registry)
-            };
+            let version = self.registry().version;
+            if version == kept {
+                continue;
+            }
+            kept = version;
             let app = Arc::clone(&self);
-            let writing = tokio::task::spawn_blocking(move || app.spool.write(&text, Outlive::Process));
-            let _ = writing.await; // it reports by itself
+            let text = move || app.spool.write(|| Spool::text(&app.registry()), Outlive::Process);
+            let _ = tokio::task::spawn_blocking(text).await; // it reports by itself
         }
     }
 
     /// Keeps this machine's copy of the tasks now. It outlives a power cut.
     pub(crate) fn spool_now(&self) {
-        let text = {
-            let registry = self.registry();
-            if registry.is_unused() && !self.spool.path().exists() {
-                return;
-            }
-            Spool::text(&registry)
-        };
-        self.spool.write(&text, Outlive::PowerCut);
+        if self.registry().is_unused() && !self.spool.path().exists() {
+            return;
+        }
+        self.spool.write(|| Spool::text(&self.registry()), Outlive::PowerCut);
     }
 
     /// Stores every partial result that waits, and gives every message back whose task has nothing left to store.

@@ -18,7 +18,8 @@ mod spool;
 mod tests;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lifeboat_core::notice::{Action, Interruption};
 use lifeboat_core::time::Timestamp;
@@ -42,8 +43,9 @@ pub(crate) struct App {
     registry: Mutex<Registry>,
     ports: Ports,
     on_interrupt: OnInterrupt,
-    /// The number of the claim under which the workload runs here; set once it is claimed.
-    claim: OnceLock<u64>,
+    /// The number of the claim under which the workload runs here; 0 until it is claimed. An agent that brings a dead
+    /// one's evacuation to its end and then goes on has two, one after the other.
+    claim: AtomicU64,
     notice: watch::Sender<Option<Announced>>,
     /// Something waits to be written.
     has_work: Notify,
@@ -94,7 +96,7 @@ impl App {
             registry: Mutex::new(spool.load()),
             ports: queues::with_directories(ports),
             on_interrupt: settings.on_interrupt,
-            claim: OnceLock::new(),
+            claim: AtomicU64::new(0),
             notice: watch::channel(None).0,
             has_work: Notify::new(),
             written: Notify::new(),
@@ -109,11 +111,11 @@ impl App {
 
     /// The workload is claimed: tasks may be, too.
     pub(crate) fn claimed(&self, claim: u64) {
-        let _ = self.claim.set(claim); // the first one holds as long as this process
+        self.claim.store(claim, Ordering::Relaxed);
     }
 
     fn holder(&self, attempt: Option<u32>) -> Option<Holder> {
-        let claim = *self.claim.get()?;
+        let claim = Some(self.claim.load(Ordering::Relaxed)).filter(|claim| *claim > 0)?;
         Some(Holder { workload: self.workload.clone(), claim, instance: self.instance.clone(), attempt })
     }
 

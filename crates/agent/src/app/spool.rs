@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -22,6 +23,8 @@ const SIZE_MAX: u64 = 512 << 20;
 #[derive(Debug)]
 pub(super) struct Spool {
     path: PathBuf,
+    /// One writes at a time: an older state must not replace a newer one.
+    writing: Mutex<()>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,7 +50,7 @@ struct Entry {
 
 impl Spool {
     pub(super) fn at(agent_dir: &Path) -> Self {
-        Self { path: agent_dir.join("tasks.json") }
+        Self { path: agent_dir.join("tasks.json"), writing: Mutex::default() }
     }
 
     /// What the agent before this one left. A spool that cannot be read is reported and taken for none.
@@ -95,8 +98,11 @@ impl Spool {
         serde_json::to_vec(&file).expect("texts and numbers are JSON")
     }
 
-    pub(super) fn write(&self, text: &[u8], outlive: Outlive) {
-        if let Err(error) = write_atomically(&self.path, text, outlive) {
+    /// Writes what `text` gives once it is this writer's turn.
+    pub(super) fn write(&self, text: impl FnOnce() -> Vec<u8>, outlive: Outlive) {
+        // Nothing is lost with whoever panics.
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = write_atomically(&self.path, &text(), outlive) {
             tracing::warn!(path = %self.path.display(), %error, "cannot keep the tasks on this machine");
         }
     }
@@ -140,6 +146,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_writer_that_is_slow_does_not_replace_what_a_later_one_wrote() {
+        use std::sync::mpsc;
+        use std::time::Duration;
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let spool = Spool::at(temp.path());
+        let (began, begun) = mpsc::channel();
+        let (done, later) = mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let slow = move || {
+                    began.send(()).expect("somebody waits");
+                    // In vain: the later one waits for this.
+                    let _ = later.recv_timeout(Duration::from_millis(300));
+                    b"older".to_vec()
+                };
+                spool.write(slow, Outlive::Process);
+            });
+            begun.recv().expect("it writes");
+            spool.write(|| b"newer".to_vec(), Outlive::Process);
+            let _ = done.send(()); // it may have given up
+        });
+        assert_eq!(std::fs::read(spool.path()).expect("written"), b"newer");
+    }
+
+    #[test]
     fn what_waits_survives_the_agent() {
         let temp = tempfile::tempdir().expect("temporary directory");
         let spool = Spool::at(temp.path());
@@ -149,7 +180,7 @@ mod tests {
         registry.register(registration, 1, |_| true).expect("taken in");
         let content = Content { bytes: vec![0, 255].into(), is_json: false };
         assert!(matches!(registry.checkpoint("../x", content.clone(), Some(0.5)), Some(Ok(1))));
-        spool.write(&Spool::text(&registry), Outlive::Process);
+        spool.write(|| Spool::text(&registry), Outlive::Process);
         let again = spool.load();
         let task = &again.tasks["../x"];
         assert_eq!((task.content.as_ref(), task.progress), (Some(&content), Some(0.5)));

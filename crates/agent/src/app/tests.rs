@@ -284,3 +284,14 @@ async fn a_store_that_hangs_is_waited_for_until_the_deadline_and_named_and_other
     assert!(handed.text().contains("did not answer in time"), "{handed:?}");
     assert_eq!(one.app.registry().tasks.len(), 1, "what is not stored is kept for another try");
 }
+
+#[tokio::test]
+async fn tasks_belong_to_the_newest_claim_of_the_work() {
+    let world = World::new();
+    let one = world.machine("one").await;
+    let claim_of = |app: &App| app.holder(None).expect("claimed").claim;
+    let first = claim_of(&one.app);
+    // An evacuation that a dead agent had begun is brought to its end under one claim, and the work goes on under the next.
+    one.app.claimed(first + 1);
+    assert_eq!(claim_of(&one.app), first + 1, "others would take tasks of the one before for free");
+}

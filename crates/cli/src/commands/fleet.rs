@@ -103,8 +103,7 @@ struct Open {
 }
 
 fn open(path: &Path) -> anyhow::Result<Open> {
-    let config = Config::read(path)?;
-    let settings = config.settings()?;
+    let (config, settings) = controller::read(path)?;
     let store = controller::existing_store(&config, &settings, &controller::aws(&config))?;
     let clock = match settings.clock {
         Some((scale, origin)) => Clock::scaled(scale, origin),
@@ -116,7 +115,9 @@ fn open(path: &Path) -> anyhow::Result<Open> {
 /// Whether a configuration file is a controller's: unknown keys are errors, so a file with any key is one or the
 /// other.
 pub(crate) fn is_controllers(path: &Path) -> bool {
-    Config::read(path).is_ok() && lifeboat_agent::config::Config::read(path).is_err()
+    use lifeboat_agent::config::{Config as Workloads, ConfigError};
+    // Where nothing can be read, or no end is found, nothing is to be read once more.
+    matches!(Workloads::read(path), Err(ConfigError::Malformed { .. })) && Config::read(path).is_ok()
 }
 
 /// Says so where a file is neither a controller's nor an agent's configuration.

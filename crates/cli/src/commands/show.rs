@@ -34,6 +34,8 @@ struct InStore {
     release: Option<Box<journal::Release>>,
     saved_state: Option<String>,
     final_logs: Option<String>,
+    /// Which of the two is there and cannot be read, and why.
+    unreadable_extras: Vec<String>,
     manifest: Option<Manifest>,
     /// Why the newest recovery point cannot be read.
     unreadable: Option<String>,
@@ -86,8 +88,11 @@ async fn look_in_store(args: &ShowArgs) -> anyhow::Result<InStore> {
     let Some(head) = records.pop() else { return Err(unknown(&args.store, &args.name)) };
     let mut points = journal::recovery_points(&workload).await.map_err(RunError::from)?;
     points.sort_by_key(|point| std::cmp::Reverse(point.seq));
-    let saved_state = saved(&workload, release.as_ref().and_then(|release| release.state.as_ref())).await;
-    let final_logs = saved(&workload, release.as_ref().and_then(|release| release.logs.as_ref())).await;
+    let (state, logs) =
+        release.as_ref().map_or((None, None), |release| (release.state.as_ref(), release.logs.as_ref()));
+    let mut unreadable_extras = Vec::new();
+    let saved_state = saved(&workload, ("saved state", state), &mut unreadable_extras).await;
+    let final_logs = saved(&workload, ("final logs", logs), &mut unreadable_extras).await;
     // A damaged recovery point must not hide the rest.
     let (manifest, unreadable) = match points.first() {
         Some(point) => match read_manifest(&workload, &point.manifest).await {
@@ -96,12 +101,21 @@ async fn look_in_store(args: &ShowArgs) -> anyhow::Result<InStore> {
         },
         None => (None, None),
     };
-    Ok(InStore { head, points, release, saved_state, final_logs, manifest, unreadable })
+    Ok(InStore { head, points, release, saved_state, final_logs, unreadable_extras, manifest, unreadable })
 }
 
-async fn saved(workload: &Workload, stored: Option<&extra::StoredObject>) -> Option<String> {
-    let bytes = extra::get(workload, stored?).await.ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
+async fn saved(
+    workload: &Workload,
+    (what, stored): (&str, Option<&extra::StoredObject>),
+    unreadable: &mut Vec<String>,
+) -> Option<String> {
+    match extra::get(workload, stored?).await {
+        Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) => {
+            unreadable.push(format!("{what}: {}", output::causes(&error.into()).join(": ")));
+            None
+        }
+    }
 }
 
 /// Text that is JSON as such, anything else as a text.
@@ -127,6 +141,7 @@ fn value_of(in_store: &InStore, args: &ShowArgs) -> Value {
         "recovery_points": in_store.points,
         "release": in_store.release,
         "unreadable": in_store.unreadable,
+        "unreadable_extras": in_store.unreadable_extras,
         "left_out": left_out.collect::<Vec<_>>(),
         "saved_state": in_store.saved_state.as_deref().map(parsed),
         "final_logs": in_store.final_logs,
@@ -150,6 +165,9 @@ fn text_of(in_store: &InStore, args: &ShowArgs) -> String {
     for left in in_store.manifest.iter().flat_map(|manifest| &manifest.left_out) {
         let path = left.path.as_ref().map_or_else(|| "(work directory)".into(), ToString::to_string);
         text.push_str(&format!("left out: {path}: {}\n", left.reason));
+    }
+    for why in &in_store.unreadable_extras {
+        text.push_str(&format!("UNREADABLE: {why}\n"));
     }
     if let Some(state) = &in_store.saved_state {
         text.push_str(&format!("saved state:\n{state}\n"));

@@ -2,6 +2,8 @@
 //! put together: an instance finds its Spot request, its volume, its type, its group.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -40,11 +42,13 @@ pub(super) fn read<P: AsRef<Path>>(files: &[P]) -> anyhow::Result<Facts> {
 }
 
 fn document(file: &Path) -> anyhow::Result<Document> {
-    let size = std::fs::metadata(file)?.len();
-    if size > FILE_BYTES_MAX {
-        bail!("it has {size} bytes; what `aws` prints here has {FILE_BYTES_MAX} at most");
+    let mut text = Vec::new();
+    // A pipe or a device does not say how much it has.
+    File::open(file)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        bail!("it has too many bytes; what `aws` prints here has {FILE_BYTES_MAX} at most");
     }
-    parse(&std::fs::read(file)?)
+    parse(&text)
 }
 
 fn parse(text: &[u8]) -> anyhow::Result<Document> {
