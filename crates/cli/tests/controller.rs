@@ -461,3 +461,30 @@ fn kills_at_random_moments_lose_nothing() {
     lab.until("Spot has everything again", |lab| lab.told() == (10, 0) && lab.web("spot", "ready") == 10);
     lab.check(&shortfall());
 }
+
+#[test]
+fn what_cannot_work_ends_at_once_and_says_what_is_wrong_with_which_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name).to_str().expect("UTF-8").to_owned();
+    std::fs::create_dir(path("directory.db")).expect("created");
+    std::fs::write(path("garbage.db"), "no database at all, ".repeat(50)).expect("written");
+    let store = |name: &str| format!("[store]\nsqlite = '{}'", path(name));
+    let cases = [
+        ("clusters = 3", "fleet.toml"),
+        ("cluster = 'x'", "unknown field `cluster`"),
+        ("endpoint = 'localhost'", "endpoint: is no URL"),
+        ("endpoint = 'localhost'", "fleet.toml is not a valid configuration of the controller"),
+        ("[queue]\nurl = 'events'", "queue.url: is no URL"),
+        (&store("directory.db"), "directory.db"),
+        (&store("garbage.db"), "garbage.db: file is not a database"),
+    ];
+    for (text, said) in cases {
+        std::fs::write(path("fleet.toml"), text).expect("written");
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        command.args(["controller", "--config", &path("fleet.toml")]).stdin(std::process::Stdio::null());
+        let output = command.env("AWS_EC2_METADATA_DISABLED", "true").output().expect("it starts");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(125), "{text}: {told}");
+        assert!(told.contains(said) && !told.contains("panicked"), "{text}: {told}");
+    }
+}

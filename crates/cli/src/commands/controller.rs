@@ -32,8 +32,7 @@ pub(crate) struct ControllerArgs {
 
 /// Runs until SIGINT or SIGTERM.
 pub(crate) async fn run(args: &ControllerArgs) -> anyhow::Result<u8> {
-    let config = Config::read(&args.config)?;
-    let settings = config.settings()?;
+    let (config, settings) = read(&args.config)?;
     let aws = aws(&config);
     let store: Arc<dyn Store> =
         if args.dry_run { dry_store(&config)? } else { open_store(&config, &settings, &aws)? };
@@ -52,6 +51,15 @@ pub(crate) async fn run(args: &ControllerArgs) -> anyhow::Result<u8> {
     };
     Box::pin(fleet::run(settings, ports, mode, stopped()?)).await?;
     Ok(0)
+}
+
+/// The controller's configuration file, checked.
+pub(crate) fn read(path: &Path) -> anyhow::Result<(Config, Settings)> {
+    let config = Config::read(path)?;
+    let settings = config.settings();
+    let checked = settings
+        .with_context(|| format!("{} is not a valid configuration of the controller", path.display()))?;
+    Ok((config, checked))
 }
 
 fn stopped() -> anyhow::Result<impl Future<Output = ()>> {

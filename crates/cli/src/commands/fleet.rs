@@ -103,8 +103,7 @@ struct Open {
 }
 
 fn open(path: &Path) -> anyhow::Result<Open> {
-    let config = Config::read(path)?;
-    let settings = config.settings()?;
+    let (config, settings) = controller::read(path)?;
     let store = controller::existing_store(&config, &settings, &controller::aws(&config))?;
     let clock = match settings.clock {
         Some((scale, origin)) => Clock::scaled(scale, origin),

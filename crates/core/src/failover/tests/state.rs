@@ -526,6 +526,23 @@ fn what_a_wrong_clock_stored_is_taken_for_now() {
     // Clocks that agree as well as clocks do are left alone.
     let mut near = state(Phase::Spot, 10, 0);
     near.since = after(60);
+    near.samples.take(after(60), Outcome::Good);
     near.heal(after(0));
-    assert_eq!(near.since, after(60));
+    assert_eq!((near.since, near.samples.last()), (after(60), Some(after(60))));
+}
+
+#[test]
+fn spot_is_steady_where_it_has_what_it_is_told_and_what_is_wanted() {
+    let rules = Rules::new(switch());
+    let mut probed = state(Phase::OnDemand, 1, 10);
+    probed.advance(&rules, after(5), &seen((0, 1, 0), (0, 10)));
+    assert_eq!(probed.steady_at, None, "a probe is all that it is told");
+    let mut calm = state(Phase::Spot, 10, 0);
+    calm.steady_at = Some(after(5));
+    calm.refused_at = Some(after(5));
+    calm.advance(&rules, after(7), &seen((0, 10, 0), (0, 0)));
+    assert_eq!(calm.steady_at, Some(after(5)), "nothing was refused since");
+    calm.refused_at = Some(after(6));
+    calm.advance(&rules, after(8), &seen((0, 10, 0), (0, 0)));
+    assert_eq!(calm.steady_at, Some(after(8)));
 }
