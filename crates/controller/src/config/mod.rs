@@ -9,6 +9,7 @@ mod ports;
 mod prices;
 mod services;
 
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -67,6 +68,9 @@ const HISTORY_MAX: Millis = Millis::from_secs(10 * 366 * 86_400);
 
 /// Tasks of one service. Source: ECS service quotas, 5,000 tasks a service, can be raised; read 2026-11.
 const TASKS_MAX: u32 = 100_000;
+
+/// A larger file is no configuration.
+const SIZE_MAX: u64 = 1 << 20;
 
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -136,14 +140,24 @@ pub struct Settings {
     pub clock: Option<(u32, Timestamp)>,
 }
 
+/// The text of a file; of a device, or a log given by mistake, no more than shows that it is no configuration.
+fn text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(SIZE_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > SIZE_MAX {
+        let why = format!("it has more than {SIZE_MAX} bytes: this is no configuration");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    }
+    Ok(text)
+}
+
 impl Config {
     /// Reads a file.
     ///
     /// # Errors
     /// [`ConfigError::Unreadable`], [`ConfigError::Malformed`].
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        let text = text(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
         toml::from_str(&text)
             .map_err(|error| ConfigError::Malformed { path: path.to_owned(), message: error.to_string() })
     }
@@ -157,6 +171,10 @@ impl Config {
         let is_url = |url: &String| url.starts_with("http://") || url.starts_with("https://");
         if !self.endpoint.as_ref().is_none_or(is_url) {
             return Err(invalid("endpoint", "is no URL as http://127.0.0.1:4570; leave it out for AWS"));
+        }
+        if self.alerts.slack_webhook_file.as_ref().is_some_and(|file| file.starts_with("https:")) {
+            let why = "is an address: write that secret into a file, and the file's path here";
+            return Err(invalid("alerts.slack_webhook_file", why));
         }
         let terms = Terms { rules: self.policy.rules("policy")?, target: Target::FollowSpot };
         if self.store.sqlite.is_some() && self.store.dynamodb.is_some() {

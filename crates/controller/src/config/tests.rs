@@ -87,3 +87,9 @@ fn a_cluster_may_be_given_by_its_arn_and_is_named_as_events_name_it() {
     assert_eq!(settings.clusters, ["prod"]);
     assert_eq!(settings.services[0].cluster, "prod");
 }
+
+#[test]
+fn what_does_not_end_is_no_configuration() {
+    let error = Config::read(Path::new("/dev/zero")).expect_err("too large");
+    assert!(matches!(error, ConfigError::Unreadable { .. }), "{error}");
+}
