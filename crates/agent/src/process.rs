@@ -30,6 +30,10 @@ const KILL_WAIT: Duration = Duration::from_secs(2);
 /// Between two looks at processes that are not our children, whose end nothing announces.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// A pass over the process table takes milliseconds, and whatever else the agent does waits: where orphans end faster than
+/// they are reaped, the next pass comes with the next signal.
+const PASSES_MAX: u32 = 4;
+
 /// Whoever sends one of these expects it to be obeyed.
 const ENDING: [OsSignal; 4] = [OsSignal::TERM, OsSignal::INT, OsSignal::QUIT, OsSignal::HUP];
 
@@ -134,18 +138,28 @@ impl Workload {
     pub fn reap(&mut self) -> Life {
         // Held until the end: a child that is started meanwhile would be taken for the workload's.
         let apart = apart::all();
+        let mut passes = 0;
         // Each round but the last reaps a child.
         loop {
-            match if apart.is_empty() { reap_any() } else { reap_but(&apart) } {
-                Reaped::One(pid, status) => {
-                    if pid == self.leader && self.exit.is_none() {
-                        self.exit = exit_of(status);
-                        self.ask_those_left_behind(&apart);
-                    }
+            let Reaped { ended, is_any_left } = if apart.is_empty() {
+                reap_any()
+            } else {
+                passes += 1;
+                reap_but(&apart)
+            };
+            for (pid, status) in &ended {
+                if *pid == self.leader && self.exit.is_none() {
+                    self.exit = exit_of(*status);
+                    self.ask_those_left_behind(&apart);
                 }
-                Reaped::NoneYet => break,
+            }
+            match (ended.is_empty(), is_any_left) {
                 // No child, hence no descendant. The leader's end cannot have been missed: only this loop reaps.
-                Reaped::NoChild => return Life::Gone(self.exit.unwrap_or(Exit::Code(u8::MAX))),
+                (true, false) => return Life::Gone(self.exit.unwrap_or(Exit::Code(u8::MAX))),
+                (true, true) => break,
+                // What has ended since the last pass began has raised a signal since.
+                (false, _) if passes == PASSES_MAX => break,
+                (false, _) => {}
             }
         }
         self.exit.map_or(Life::Running, Life::Orphans)
@@ -303,41 +317,42 @@ impl Mark {
 }
 
 /// What became of the children.
-enum Reaped {
-    One(Pid, WaitStatus),
-    /// None has ended since the last look.
-    NoneYet,
-    NoChild,
+struct Reaped {
+    /// Those that had ended.
+    ended: Vec<(Pid, WaitStatus)>,
+    /// There may be others.
+    is_any_left: bool,
 }
 
+/// One child, if one has ended.
 fn reap_any() -> Reaped {
     // Repeated only when a signal came in between.
     loop {
-        match rustix::process::wait(WaitOptions::NOHANG) {
-            Ok(Some((pid, status))) => return Reaped::One(pid, status),
-            Ok(None) => return Reaped::NoneYet,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return Reaped::NoChild,
-        }
+        return match rustix::process::wait(WaitOptions::NOHANG) {
+            Ok(Some(one)) => Reaped { ended: vec![one], is_any_left: true },
+            Ok(None) => Reaped { ended: Vec::new(), is_any_left: true },
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => Reaped { ended: Vec::new(), is_any_left: false },
+        };
     }
 }
 
-/// As [`reap_any`], without the children whose owners wait for them. What loses its parent while this looks has
-/// one that ended, and is found when the caller looks again.
+/// Every child that has ended, in one pass over the process table, without those whose owners wait for them. What loses
+/// its parent while this looks has one that ended, and is found when the caller looks again.
 fn reap_but(apart: &BTreeSet<i32>) -> Reaped {
     let own = rustix::process::getpid().as_raw_nonzero().get();
-    let mut is_any_left = false;
+    let (mut ended, mut is_any_left) = (Vec::new(), false);
     for child in process_table() {
         if child.parent != own || apart.contains(&child.pid.as_raw_nonzero().get()) {
             continue;
         }
         match rustix::process::waitpid(Some(child.pid), WaitOptions::NOHANG) {
-            Ok(Some((pid, status))) => return Reaped::One(pid, status),
+            Ok(Some(one)) => ended.push(one),
             Ok(None) | Err(rustix::io::Errno::INTR) => is_any_left = true,
             Err(_) => {} // no child of ours any more
         }
     }
-    if is_any_left { Reaped::NoneYet } else { Reaped::NoChild }
+    Reaped { ended, is_any_left }
 }
 
 fn exit_of(status: WaitStatus) -> Option<Exit> {

@@ -129,7 +129,7 @@ fn two_hibernations_are_two_interruptions() {
     let world = World::new();
     let machine = world.spot_machine("one");
     machine.configure(
-        "lease = \"3s\"\n[metadata]\ninterval = \"500ms\"\n[evacuation]\nlate = \"1s\"\nstale = \"3s\"\n",
+        "lease = \"3s\"\n[metadata]\ninterval = \"500ms\"\n[evacuation]\nlate = \"8s\"\nstale = \"2s\"\n",
     );
     let mut run = start(&machine, &[], RUNS);
     machine.write("first", "saved at the first");
@@ -409,9 +409,9 @@ fn a_notice_that_stays_after_its_time_is_not_obeyed_for_ever() {
     machine.configure(
         "lease = \"3s\"\n[metadata]\ninterval = \"500ms\"\n[evacuation]\nlate = \"1s\"\nstale = \"2s\"\n",
     );
-    let plan = NoticePlan { length: Millis::from_secs(2), ..NoticePlan::now(Action::Terminate) };
+    let plan = NoticePlan { length: Millis::from_secs(10), ..NoticePlan::now(Action::Terminate) };
     imds(&machine).control.notice(plan);
-    // Announced two seconds ahead, over four seconds later; the machine is still there.
+    // Announced ten seconds ahead, over two seconds later; the machine is still there.
     let mut run = machine.run(&[], "touch ../started");
     run.wait_for("no work is begun on it");
     run.expect_code(0);

@@ -56,9 +56,16 @@ impl Unit {
 
     /// Starts it; it works when `sign`, from the work directory on, exists.
     pub(crate) fn start_beside(&self, machine: &Machine, sign: &str) {
-        let started = Command::new(self.dir.join("systemctl")).arg("start").status().expect("started");
+        let started = self.systemctl("start").status().expect("started");
         assert!(started.success());
         eventually("the unit works", || machine.work().join(sign).exists());
+    }
+
+    /// Through the shell: what was just written cannot be executed while another thread's child still has it open.
+    fn systemctl(&self, verb: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.arg(self.dir.join("systemctl")).arg(verb);
+        command
     }
 
     pub(crate) fn runs(&self) -> bool {
@@ -78,6 +85,6 @@ impl Unit {
 
 impl Drop for Unit {
     fn drop(&mut self) {
-        let _ = Command::new(self.dir.join("systemctl")).arg("kill").status(); // it may have ended
+        let _ = self.systemctl("kill").status(); // it may have ended
     }
 }
