@@ -150,6 +150,17 @@ mod tests {
     }
 
     #[test]
+    fn only_what_lies_beyond_the_latest_moment_is_mended() {
+        let mut window = Window::default();
+        for (second, key) in [(9, 1), (10, 2), (11, 3)] {
+            assert!(window.note(at(20), SPAN, interrupted(second, key)));
+        }
+        window.heal(at(5), at(10));
+        let times: Vec<Timestamp> = window.entries.iter().map(|entry| entry.at).collect();
+        assert_eq!(times, [at(9), at(10), at(5)]);
+    }
+
+    #[test]
     fn tasks_that_become_ready_push_no_error_out() {
         let mut window = Window::default();
         assert!(window.note(at(0), SPAN, interrupted(0, 1)));
