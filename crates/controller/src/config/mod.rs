@@ -82,7 +82,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// It is no TOML, has a key that does not exist, or a value of the wrong form.
     #[error("{path} is not a valid configuration of the controller:\n{message}")]
