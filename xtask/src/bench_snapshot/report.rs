@@ -307,8 +307,8 @@ const METHOD: &str = "
 * What every tool uploaded was fetched back by the same tool and compared byte for byte with what was made. The server is
   new and empty for each. Data, store and what comes back are in memory where `/dev/shm` has room, so that no disk is
   measured: `sync` costs nothing there.
-* Tools take turns; the faster of two runs counts. A tool that takes longer than 10 s is run once, one that takes longer
-  than 60 s (40 s in a short run) is stopped. Over the link each is run once.
+* Tools take turns; the faster of two runs counts. A tool that takes longer than 60 s there and back is run once, one
+  that takes longer than 60 s one way (40 s in a short run) is stopped. Over the link each is run once.
 * Concurrency as the manuals recommend: s5cmd with its 256 workers; rclone with `--transfers 32 --checkers 32
   --use-server-modtime --s3-no-check-bucket`; the AWS command line with `max_concurrent_requests = 20` and the other values
   of its manual's example; the AWS CRT through `s3transfer.crt` with its own choice. A tool that is missing from a table was
