@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use lifeboat_core::failover::state::State;
@@ -27,6 +27,9 @@ const TOGETHER_MAX: usize = 512;
 
 /// How long another process may hold the file. Shorter than the machine's patience with an answer.
 const BUSY: Duration = Duration::from_secs(5);
+
+/// Between two tries to open a file that another process is creating.
+const OPEN_AGAIN: Duration = Duration::from_millis(20);
 
 /// Raised with every change of the tables.
 const SCHEMA: i64 = 1;
@@ -69,7 +72,14 @@ impl SqliteStore {
     }
 
     fn with(path: &Path, flags: OpenFlags) -> Result<Self, StoreError> {
-        let connection = connect(path, flags).map_err(|error| unusable(path, &error))?;
+        let until = Instant::now() + BUSY;
+        let connection = loop {
+            match connect(path, flags) {
+                // A new file turns to its journal's mode alone: whoever opens it at that moment is refused at once.
+                Err(error) if is_busy(&error) && Instant::now() < until => std::thread::sleep(OPEN_AGAIN),
+                connected => break connected.map_err(|error| unusable(path, &error))?,
+            }
+        };
         let (requests, waiting) = mpsc::channel(WAITING_MAX);
         let path = path.to_owned();
         std::thread::Builder::new()
@@ -89,6 +99,11 @@ impl SqliteStore {
 
 fn unusable(path: &Path, error: &rusqlite::Error) -> StoreError {
     StoreError::Unusable(format!("{}: {error}", path.display()))
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    let busy = [rusqlite::ErrorCode::DatabaseBusy, rusqlite::ErrorCode::DatabaseLocked];
+    error.sqlite_error_code().is_some_and(|code| busy.contains(&code))
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
